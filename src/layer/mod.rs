@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Floor 3: read-only layers.
+//!
+//! A layer is a small contract over entries, without path strings: an entry is a record number in an index layer and
+//! a (directory, name) in a directory layer. Layers are shared by threads and keep no look-up counts. **Whiteouts end
+//! here**: every convention is decoded in `whiteout.rs`, above this floor there are only [`Child::Whiteout`] and
+//! [`Layer::is_opaque`]. One suite in `layer/contract.rs` tests all kinds of layers.
+
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::model::{Attr, Cookie, FsError, Kind, Name};
+use crate::sys::Dir;
+
+pub mod dir;
+pub mod image;
+pub mod index;
+pub mod mem;
+pub mod whiteout;
+
+#[cfg(test)]
+pub(crate) mod contract;
+
+/// An object of a layer. Cheap to clone; valid as long as its layer.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A record of an index layer.
+    Record(u32),
+    /// A directory of the host.
+    HostDir(Arc<Dir>),
+    /// Anything else of the host: its directory and its name there.
+    HostFile(Arc<Dir>, Arc<[u8]>),
+}
+
+/// Where an entry was born, the base of inode numbers: stable over remounts for one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Birth {
+    /// Device of a host file; 0 in an index layer.
+    pub dev: u64,
+    /// Inode number on that device, or the record number in an index layer (all names of a hard-link group share it).
+    pub ino: u64,
+}
+
+/// An entry together with what its look-up learnt anyway.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The entry.
+    pub entry: Entry,
+    /// Where it was born.
+    pub birth: Birth,
+    /// Its attributes; `ino` is not yet the number shown to users.
+    pub attr: Attr,
+}
+
+/// What a layer holds at a name.
+#[derive(Clone, Debug)]
+pub enum Child {
+    /// Nothing: layers below decide.
+    Absent,
+    /// A whiteout: nothing here, and nothing below counts.
+    Whiteout,
+    /// An entry.
+    Found(Found),
+}
+
+/// One line of a listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The name.
+    pub name: Name<'a>,
+    /// Its position: the listing continues after it.
+    pub cookie: Cookie,
+    /// What stands there.
+    pub what: ListedKind,
+}
+
+/// What stands at a listed name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListedKind {
+    /// A whiteout.
+    Whiteout,
+    /// An entry of this kind.
+    Entry(Kind),
+}
+
+/// The content of a regular file.
+#[derive(Debug)]
+pub enum Body {
+    /// A descriptor, opened read-only.
+    File(OwnedFd),
+    /// Bytes in memory (inline bodies of an index, tests).
+    Bytes(Arc<[u8]>),
+}
+
+/// What may be assumed of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// Nobody changes it while it is mounted, proven by its format (image layers), not only promised (directories).
+    pub is_immutable: bool,
+}
+
+/// A read-only layer.
+///
+/// Errors of all methods: what the host answered (`Access` for a directory that may not be read, `Host` for I/O
+/// errors), `Corrupt` for damaged indexes, `Stale` when a host directory was replaced under us. Never a shorter answer
+/// in place of an error.
+pub trait Layer: Send + Sync + std::fmt::Debug {
+    /// Digest or path, for messages.
+    fn label(&self) -> String;
+
+    /// What may be assumed of the layer.
+    fn traits(&self) -> Traits;
+
+    /// The root directory.
+    fn root(&self) -> Result<Found, FsError>;
+
+    /// What the layer holds at `name` in the directory `dir`. `NotDir` if `dir` is no directory.
+    fn child(&self, dir: &Entry, name: Name<'_>) -> Result<Child, FsError>;
+
+    /// Does `dir` hide everything below it in deeper layers?
+    fn is_opaque(&self, dir: &Entry) -> Result<bool, FsError>;
+
+    /// Passes the names of `dir` after `after` to `sink`, whiteouts included, in the order of (name hash, name), each
+    /// name once, until `sink` breaks. `.` and `..` are not passed.
+    fn list(
+        &self,
+        dir: &Entry,
+        after: Cookie,
+        sink: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>,
+    ) -> Result<(), FsError>;
+
+    /// The attributes of `entry`.
+    fn attr(&self, entry: &Entry) -> Result<Attr, FsError>;
+
+    /// Opens the content of a regular file for reading. `Invalid` for other kinds.
+    fn open(&self, entry: &Entry) -> Result<Body, FsError>;
+
+    /// The target of a symlink, at most 4095 bytes. `Invalid` for other kinds.
+    fn read_link(&self, entry: &Entry) -> Result<Vec<u8>, FsError>;
+
+    /// The value of one extended attribute; `None` when absent. Marks of layer formats are not shown.
+    fn xattr(&self, entry: &Entry, name: &[u8]) -> Result<Option<Vec<u8>>, FsError>;
+
+    /// The names of the extended attributes, marks of layer formats left out.
+    fn xattr_names(&self, entry: &Entry) -> Result<Vec<Vec<u8>>, FsError>;
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Floor 1: plain values and errors. No input, no output, no system calls.
+
+pub mod attr;
+pub mod cookie;
+pub mod digest;
+pub mod error;
+pub mod ids;
+pub mod name;
+pub mod sync;
+
+pub use attr::{Attr, Kind, Time};
+pub use cookie::Cookie;
+pub use digest::Digest;
+pub use error::FsError;
+pub use name::{Name, NameBuf};
