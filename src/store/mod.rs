@@ -1,2 +1,339 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! (see ARCHITECTURE.md)
+//! Floor 3: the store: blobs, objects, layer indexes, images, containers and volumes on disk.
+//!
+//! Every record is one JSON file, replaced whole (`atomic.rs`); large things are written in `staging/` and renamed
+//! into place when whole. `meta.json` carries a version and three feature lists, after ext4's example. `docs/store.md`
+//! describes the format. The store knows `layer/` (whose indexes it keeps), never the other way round; it does not
+//! know what a mount is.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub mod atomic;
+pub mod error;
+pub mod layout;
+pub mod lock;
+
+pub use atomic::StagingDir;
+pub use error::StoreError;
+pub use layout::Layout;
+pub use lock::{Lock, Mode, Wait};
+
+use error::At;
+
+/// The format version this mlfs writes and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// Features that change the format so that older versions must not even read it.
+const INCOMPATIBLE: &[&str] = &[];
+/// Features that older versions may read but not write.
+const READ_ONLY_COMPATIBLE: &[&str] = &[];
+
+/// What the caller wants to do with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read. A store that does not exist is an empty one; nothing is created.
+    Read,
+    /// Read and write. A store that does not exist is created.
+    Write,
+}
+
+/// `meta.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    version: u32,
+    #[serde(default)]
+    compatible: Vec<String>,
+    #[serde(default)]
+    read_only_compatible: Vec<String>,
+    #[serde(default)]
+    incompatible: Vec<String>,
+}
+
+/// A store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    layout: Layout,
+    access: Access,
+}
+
+impl Store {
+    /// Opens the store at `root`; with [`Access::Write`] it is created when missing.
+    ///
+    /// Errors: `Newer` for a format from the future, `NotAStore` for a directory with other things in it,
+    /// `NotWritable`, `NoSpace`, `Damaged` (unreadable `meta.json`).
+    pub fn open(root: &Path, access: Access) -> Result<Self, StoreError> {
+        // Containers change their working directory when they become daemons.
+        let root = std::path::absolute(root).reading("find", root)?;
+        let store = Store { layout: Layout::new(root), access };
+        match store.load_meta()? {
+            Some(meta) => store.check_meta(&meta)?,
+            None if access == Access::Read => store.check_foreign()?,
+            None => store.create()?,
+        }
+        Ok(store)
+    }
+
+    /// The paths of the store.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// What the store was opened for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The store's own lock: shared to use, exclusive to collect.
+    pub fn lock(&self, mode: Mode, wait: Wait) -> Result<Lock, StoreError> {
+        let path = self.layout.locks().join("store");
+        match self.access {
+            Access::Write => Lock::take(&path, mode, wait),
+            Access::Read if mode == Mode::Shared => Lock::take_read_only(&path),
+            Access::Read => Err(StoreError::OpenedReadOnly { path: self.root().to_owned() }),
+        }
+    }
+
+    /// The exclusive lock of one record, `kind` being "container", "volume", ...; `id` must be a plain file name.
+    pub fn lock_record(&self, kind: &str, id: &str, wait: Wait) -> Result<Lock, StoreError> {
+        self.check_writable()?;
+        Lock::take(&self.layout.locks().join(format!("{kind}-{id}")), Mode::Exclusive, wait)
+    }
+
+    /// Replaces the record `dir/name` (a folder of this store) by `value` as JSON; see [`atomic::replace`].
+    pub fn replace_record<T: Serialize>(&self, dir: &Path, name: &str, value: &T) -> Result<(), StoreError> {
+        let mut bytes = serde_json::to_vec_pretty(value)
+            .map_err(|e| StoreError::writing("write", &dir.join(name), std::io::Error::other(e)))?;
+        bytes.push(b'\n');
+        self.replace(dir, name, &bytes)
+    }
+
+    /// Replaces the file `dir/name` (a folder of this store) by `bytes`; see [`atomic::replace`].
+    pub fn replace(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.check_writable()?;
+        atomic::replace(&self.layout.staging(), dir, name, bytes)
+    }
+
+    /// Reads a JSON record; `None` when there is no such file, `Damaged` when it cannot be understood.
+    pub fn load_record<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
+        match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| StoreError::damaged(path, e.to_string())),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(StoreError::reading("read", path, e)),
+        }
+    }
+
+    /// A staging folder that disappears when dropped.
+    pub fn stage(&self, hint: &str) -> Result<StagingDir, StoreError> {
+        self.check_writable()?;
+        StagingDir::new(&self.layout.staging(), hint)
+    }
+
+    /// Removes a tree of this store: first renamed to `trash/`, so that it is gone at once and never half there.
+    /// What a crash leaves in the trash is removed by the next call.
+    pub fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let trash = self.layout.trash();
+        let aside = trash.join(atomic::fresh_name("t"));
+        fs::rename(path, &aside).writing("remove", path)?;
+        if let Some(parent) = path.parent() {
+            atomic::sync_dir(parent)?;
+        }
+        for entry in fs::read_dir(&trash).reading("list", &trash)? {
+            let path = entry.reading("list", &trash)?.path();
+            match fs::remove_dir_all(&path) {
+                Err(e) if path == aside => return Err(StoreError::writing("remove", &path, e)),
+                Err(e) => log::debug!("cannot remove {}: {e}", path.display()),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An error unless the store was opened for writing.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(StoreError::OpenedReadOnly { path: self.root().to_owned() }),
+        }
+    }
+
+    fn load_meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.load_record(&self.layout.meta())
+    }
+
+    fn check_meta(&self, meta: &Meta) -> Result<(), StoreError> {
+        let newer = |what: String| Err(StoreError::Newer { path: self.root().to_owned(), what });
+        if meta.version > FORMAT_VERSION {
+            return newer(format!("format version {}", meta.version));
+        }
+        if let Some(feature) = meta.incompatible.iter().find(|f| !INCOMPATIBLE.contains(&f.as_str())) {
+            return newer(format!("the feature \"{feature}\""));
+        }
+        let unknown = meta.read_only_compatible.iter().find(|f| !READ_ONLY_COMPATIBLE.contains(&f.as_str()));
+        match (unknown, self.access) {
+            (Some(feature), Access::Write) => newer(format!("the feature \"{feature}\" (for writing)")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A directory with other things than a store's is not ours to use.
+    fn check_foreign(&self) -> Result<(), StoreError> {
+        let root = self.root();
+        let entries = match fs::read_dir(root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(StoreError::reading("list", root, e)),
+        };
+        for entry in entries {
+            let name = entry.reading("list", root)?.file_name();
+            let name = name.to_string_lossy();
+            if !Layout::is_ours(&name) && name != "lost+found" {
+                return Err(StoreError::NotAStore { path: root.to_owned(), found: name.into_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the folders and records; `meta.json` last, it says that all is there. Safe for concurrent first users.
+    fn create(&self) -> Result<(), StoreError> {
+        self.check_foreign()?;
+        let root = self.root();
+        make_dir_all(root)?;
+        for (folder, mode) in layout::FOLDERS {
+            make_dir(&root.join(folder), mode)?;
+        }
+        let _lock = self.lock_record("store", "create", Wait::Block)?;
+        if let Some(meta) = self.load_meta()? {
+            return self.check_meta(&meta);
+        }
+        let staging = self.layout.staging();
+        let empty =
+            "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
+        atomic::replace(&staging, root, layout::OCI_LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
+        atomic::replace(&staging, root, layout::OCI_INDEX, empty.as_bytes())?;
+        let meta = Meta {
+            version: FORMAT_VERSION,
+            compatible: Vec::new(),
+            read_only_compatible: Vec::new(),
+            incompatible: Vec::new(),
+        };
+        self.replace_record(root, layout::META, &meta)
+    }
+}
+
+/// Makes a directory for the owner alone where none is, and its parents as `mkdir -p` does.
+fn make_dir_all(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        let existing: Option<PathBuf> = parent.ancestors().find(|p| p.exists()).map(Path::to_owned);
+        fs::create_dir_all(parent).writing("create", existing.as_deref().unwrap_or(parent))?;
+    }
+    make_dir(path, 0o700)
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), StoreError> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.writing("create", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(error: &dyn std::error::Error) -> String {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(s) = source {
+            text += &format!(": {s}");
+            source = s.source();
+        }
+        text
+    }
+
+    #[test]
+    fn a_store_is_created_on_first_use_and_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        assert!(Store::open(&root, Access::Read).is_ok() && !root.exists());
+        Store::open(&root, Access::Write).unwrap();
+        let store = Store::open(&root, Access::Read).unwrap();
+        assert!(store.layout().blobs().is_dir() && store.layout().oci_layout().is_file());
+        assert!(matches!(store.lock_record("c", "x", Wait::Try), Err(StoreError::OpenedReadOnly { .. })));
+        store.lock(Mode::Shared, Wait::Block).unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_in_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(dir.path(), Access::Write).unwrap();
+        for (meta, reads) in [
+            ("{\"version\":2}", false),
+            ("{\"version\":1,\"incompatible\":[\"ranges\"]}", false),
+            ("{\"version\":1,\"readOnlyCompatible\":[\"x\"]}", true),
+            ("{\"version\":1,\"compatible\":[\"x\"],\"other\":3}", true),
+        ] {
+            fs::write(dir.path().join("meta.json"), meta).unwrap();
+            assert_eq!(Store::open(dir.path(), Access::Read).is_ok(), reads, "{meta}");
+            let error = Store::open(dir.path(), Access::Write).err().map(|e| e.to_string());
+            if meta.contains("version\":2") {
+                assert_eq!(
+                    error.unwrap(),
+                    format!(
+                        "the store {} has format version 2, which this mlfs does not know; use a newer mlfs",
+                        dir.path().display()
+                    )
+                );
+            }
+        }
+        fs::write(dir.path().join("meta.json"), "{").unwrap();
+        assert!(matches!(Store::open(dir.path(), Access::Read), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn other_directories_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("passwd"), "x").unwrap();
+        assert!(matches!(Store::open(dir.path(), Access::Write), Err(StoreError::NotAStore { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let file = dir.path().join("passwd");
+        assert!(Store::open(&file, Access::Write).is_err());
+        assert!(chain(&Store::open(Path::new("/proc/x"), Access::Write).unwrap_err()).contains("/proc"));
+    }
+
+    #[test]
+    fn discarding_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let container = store.layout().container("x");
+        fs::create_dir_all(container.join("upper/deep")).unwrap();
+        store.discard(&container).unwrap();
+        assert!(!container.exists());
+        assert_eq!(fs::read_dir(store.layout().trash()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn concurrent_first_users_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        std::thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| Store::open(&root, Access::Write).unwrap());
+            }
+        });
+        assert!(Store::open(&root, Access::Write).is_ok());
+    }
+}
