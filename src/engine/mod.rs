@@ -2,7 +2,9 @@
 //! Floor 8: what the user means. Configuration, mount, start, stop, remove; the only floor that knows both the store
 //! and the filesystem. It plans first, then applies; it never prints.
 
+pub mod config;
 pub mod error;
+pub mod settings;
 pub mod spec;
 
 pub use error::{Class, EngineError, OrFail, Result};

@@ -317,9 +317,14 @@ struct Fields {
 
 /// Parses `--mount type=..,key=value,..`.
 pub fn parse_mount(spec: &str) -> Result<MountSpec, SpecError> {
+    from_fields(&split_csv(spec)?)
+}
+
+/// Judges the `key=value` fields of one `--mount` (or of one `[[mount]]` table of the configuration).
+pub fn from_fields(texts: &[String]) -> Result<MountSpec, SpecError> {
     let mut fields = Fields::default();
-    for field in split_csv(spec)? {
-        parse_field(&mut fields, &field)?;
+    for field in texts {
+        parse_field(&mut fields, field)?;
     }
     let kind = fields.kind.unwrap_or(Type::Volume);
     let target = match fields.target.as_deref() {
