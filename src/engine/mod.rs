@@ -4,7 +4,10 @@
 
 pub mod config;
 pub mod error;
+pub mod host;
+pub mod log_sink;
 pub mod settings;
 pub mod spec;
+pub mod volumes;
 
 pub use error::{Class, EngineError, OrFail, Result};

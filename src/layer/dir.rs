@@ -185,9 +185,8 @@ impl DirLayer {
         let attr = attr_of(&stat)?;
         let stamp = (attr.mtime, attr.ctime);
         let goes_on = after > Cookie::DOTDOT;
-        if let Some((_, _, listing)) = lock(&self.listings)
-            .iter()
-            .find(|(id, known, _)| *id == dir.id() && (goes_on || *known == stamp))
+        if let Some((_, _, listing)) =
+            lock(&self.listings).iter().find(|(id, known, _)| *id == dir.id() && (goes_on || *known == stamp))
         {
             return Ok(Arc::clone(listing));
         }

@@ -41,8 +41,7 @@ pub fn oci_name(name: Name<'_>) -> OciName<'_> {
 }
 
 /// Attributes that mark a directory; the value says how.
-pub const OPAQUE_XATTRS: [&[u8]; 3] =
-    [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
+pub const OPAQUE_XATTRS: [&[u8]; 3] = [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
 /// Attributes that make an empty file a whiteout.
 pub const WHITEOUT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 /// Owner, mode and kind kept aside: `uid:gid:mode[:kind]`, as fuse-overlayfs and containers/storage write it.

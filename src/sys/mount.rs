@@ -69,8 +69,7 @@ pub fn mount_direct(target: &Path, options: &FuseOptions) -> io::Result<OwnedFd>
 ///
 /// Protocol: the helper finds its end of a socket pair in `_FUSE_COMMFD` and sends one byte with `SCM_RIGHTS`.
 pub fn mount_by_helper(helper: &OsStr, target: &Path, options: &FuseOptions) -> io::Result<OwnedFd> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let mut words = vec![format!("fsname={}", escape_option(&options.fsname)), format!("subtype={}", options.subtype)];
     for (is_set, word) in [
         (options.allow_other, "allow_other"),

@@ -53,9 +53,7 @@ impl Place {
     pub fn open(&self, flags: OFlags) -> Result<OwnedFd, FsError> {
         let flags = flags | OFlags::CLOEXEC;
         match self {
-            Place::At(dir, name) => {
-                Ok(fs::openat(&*dir.open()?, &**name, flags | OFlags::NOFOLLOW, Mode::empty())?)
-            }
+            Place::At(dir, name) => Ok(fs::openat(&*dir.open()?, &**name, flags | OFlags::NOFOLLOW, Mode::empty())?),
             Place::Fd(fd) => Ok(fs::open(proc_path(fd), flags - OFlags::NOFOLLOW, Mode::empty())?),
             Place::Dir(dir) => Ok(fs::openat(&*dir.open()?, c".", flags, Mode::empty())?),
         }
