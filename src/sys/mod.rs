@@ -13,6 +13,8 @@ pub mod dir;
 pub mod mount;
 pub mod node;
 pub mod proc;
+pub mod signal;
+pub mod tmpfs;
 pub mod xattr;
 
 pub use dir::{Dir, FileId};
