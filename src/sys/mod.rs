@@ -9,8 +9,10 @@ use rustix::io::Errno;
 use crate::model::FsError;
 
 pub mod dir;
+pub mod map;
 
 pub use dir::Dir;
+pub use map::Map;
 
 impl From<Errno> for FsError {
     fn from(errno: Errno) -> Self {
