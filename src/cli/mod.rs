@@ -1,11 +1,149 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Floor 10: words, flags, tables, JSON, progress.
+//! Floor 10: words, flags, tables, JSON, progress. It judges the command line, asks the engine, and tells the answer.
+//!
+//! An error is one line on standard error: what failed, why, and what to do. Exit codes: 0 done, 1 failed, 2 wrong
+//! usage, 3 a check found something.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::engine::config::{self, Environment};
+use crate::engine::settings::{self, Settings};
+use crate::engine::{Class, EngineError, OrFail, Result, host, log_sink};
+use crate::store::{Access, Store};
+
+pub mod args;
+pub mod output;
+pub mod volume;
+
+use args::{Cli, Command, Global};
+use output::Format;
+
+/// What every command gets.
+#[derive(Debug)]
+pub struct Context {
+    /// Configuration files, environment and the global flags, in this order.
+    pub settings: Settings,
+    /// How to answer.
+    pub format: Format,
+    /// `-q`.
+    pub is_quiet: bool,
+}
+
+impl Context {
+    fn new(global: &Global) -> Result<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let environment = Environment {
+            system_file: Some("/etc/mlfs/config.toml".into()),
+            config_home: absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|h| h.join(".config"))),
+            root: variable("MLFS_ROOT").map(PathBuf::from),
+            log: variable("MLFS_LOG").map(|v| v.to_string_lossy().into_owned()),
+            config: global.config.clone().or_else(|| variable("MLFS_CONFIG").map(PathBuf::from)),
+        };
+        let flags = Settings {
+            root: global.root.clone(),
+            log_level: global.log_level.as_deref().map(settings::parse_log_level).transpose()?,
+            ..Settings::default()
+        };
+        let settings = flags.over(config::load(&environment)?);
+        log::set_max_level(settings.log_level.unwrap_or(log::LevelFilter::Warn));
+        Ok(Context { settings, format: global.format, is_quiet: global.quiet })
+    }
+
+    /// The store.
+    pub fn store(&self, access: Access) -> Result<Store> {
+        let root = match &self.settings.root {
+            Some(root) => root.clone(),
+            None => host::default_root()?,
+        };
+        Store::open(&root, access).or_fail(|| "cannot open the store")
+    }
+}
 
 /// Runs the program with its arguments, `args[0]` being its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    eprintln!("mlfs: {} arguments", args.len());
-    ExitCode::FAILURE
+    log_sink::install(log::LevelFilter::Warn);
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return tell_usage(&error),
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            output::tell_error(&format!("mlfs: {}", error.sentence()));
+            exit_code(error.class())
+        }
+    }
+}
+
+fn exit_code(class: Class) -> ExitCode {
+    ExitCode::from(match class {
+        Class::Failed => 1,
+        Class::Usage => 2,
+        Class::Found => 3,
+    })
+}
+
+/// Help and version go to standard output; wrong usage is one line.
+fn tell_usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    match error.kind() {
+        DisplayHelp | DisplayVersion => match output::print_text(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        DisplayHelpOnMissingArgumentOrSubcommand => {
+            output::tell_error(error.render().to_string().trim_end());
+            exit_code(Class::Usage)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let sentence = first.join(" ");
+            let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+            output::tell_error(&format!("mlfs: {sentence}; see `mlfs --help`"));
+            exit_code(Class::Usage)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mlfs", &mut script);
+            output::print_bytes(&script)?;
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).or_fail(|| "cannot write the manual page")?;
+            output::print_bytes(&page)?;
+        }
+        Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does the same to each name; a failure is told and the others still have their turn.
+pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let mut failed: Vec<EngineError> = names.iter().filter_map(|name| act(name).err()).collect();
+    let last = failed.pop();
+    for error in failed {
+        output::tell_error(&format!("mlfs: {}", error.sentence()));
+    }
+    last.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,2 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! (see ARCHITECTURE.md)
+//! Floor 8: what the user means. Configuration, mount, start, stop, remove; the only floor that knows both the store
+//! and the filesystem. It plans first, then applies; it never prints.
+
+pub mod config;
+pub mod error;
+pub mod host;
+pub mod log_sink;
+pub mod settings;
+pub mod spec;
+pub mod volumes;
+
+pub use error::{Class, EngineError, OrFail, Result};

@@ -81,6 +81,16 @@ pub enum StoreError {
         /// The store.
         path: PathBuf,
     },
+    /// Another one has the name.
+    #[error("the {kind} name \"{name}\" is taken (by {})", path.display())]
+    NameTaken {
+        /// "container".
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// The folder of the one that has it.
+        path: PathBuf,
+    },
     /// Something else needs it.
     #[error("{name} is needed by {} (in {})", users.join(", "), path.display())]
     InUse {

@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub mod atomic;
+pub mod container;
 pub mod error;
 pub mod layout;
 pub mod lock;
+pub mod timestamp;
+pub mod volume;
 
 pub use atomic::StagingDir;
 pub use error::StoreError;

@@ -264,33 +264,31 @@ impl<'a> Builder<'a> {
                 _ => Err(refuse("stands for the root, which must be a directory".to_owned())),
             };
         };
-        let mut what = oci_name(*last);
         for parent in parents {
             match oci_name(*parent) {
-                OciName::Plain(_) => {}
-                // Folders of aufs (.wh..wh.plnk): not part of the layer, nor is what they hold.
-                OciName::Ignored => what = OciName::Ignored,
-                OciName::Whiteout(_) | OciName::Opaque | OciName::Invalid => {
+                OciName::Plain => {}
+                // Folders of AUFS (.wh..wh.plnk): not part of the layer, nor is what they hold.
+                OciName::Reserved => return Ok(BodyPlan::Skip),
+                OciName::Whiteout(_) | OciName::Opaque => {
                     return Err(refuse("lies below a whiteout".to_owned()));
                 }
             }
         }
-        match what {
-            OciName::Plain(name) => {
-                let parent = self.parent(&member.path, parents)?;
-                self.add_named(parent, name, member)
+        match oci_name(*last) {
+            OciName::Plain => {
+                let parent = self.parent(&member.path, parents, *last)?;
+                self.add_named(parent, *last, member)
             }
             OciName::Whiteout(name) => {
-                let parent = self.parent(&member.path, parents)?;
+                let parent = self.parent(&member.path, parents, *last)?;
                 self.add_whiteout(parent, name).map(|()| BodyPlan::Skip)
             }
             OciName::Opaque => {
-                let parent = self.parent(&member.path, parents)?;
+                let parent = self.parent(&member.path, parents, *last)?;
                 self.node_mut(parent).flags |= FLAG_OPAQUE;
                 Ok(BodyPlan::Skip)
             }
-            OciName::Ignored => Ok(BodyPlan::Skip),
-            OciName::Invalid => Err(refuse("is a whiteout of no name".to_owned())),
+            OciName::Reserved => Ok(BodyPlan::Skip),
         }
     }
 
@@ -336,11 +334,12 @@ impl<'a> Builder<'a> {
     }
 
     /// The directory in which the member at `path` lies; made when there is none.
-    fn parent(&mut self, path: &[u8], parents: &[Name<'_>]) -> Result<NodeId, BuildError> {
-        let end = path.trim_ascii_end_slashes().iter().rposition(|b| *b == b'/').unwrap_or(0);
-        let key = path.get(..end).unwrap_or_default();
-        if let Some((last, node)) = &self.last_parent
-            && last == key
+    fn parent(&mut self, path: &[u8], parents: &[Name<'_>], last: Name<'_>) -> Result<NodeId, BuildError> {
+        // What stands before the last name; `None` for odd paths (`a/b/.`), which are looked up anew.
+        let end = path.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
+        let key = path.get(..end).unwrap_or_default().strip_suffix(last.bytes());
+        if let (Some((known, node)), Some(key)) = (&self.last_parent, key)
+            && known == key
         {
             return Ok(*node);
         }
@@ -349,13 +348,13 @@ impl<'a> Builder<'a> {
             dir = match self.find(dir, *name) {
                 None => {
                     self.budget.take_entry(*name)?;
-                    let node = self.push(Node::implicit_dir());
+                    let node = self.push(Node::implicit_dir())?;
                     self.link(dir, *name, node.0)?;
                     node
                 }
                 Some(at) => match self.links.get(at).map(|l| l.node) {
                     Some(NONE) | None => {
-                        let node = self.push(Node::implicit_dir());
+                        let node = self.push(Node::implicit_dir())?;
                         self.relink(at, node);
                         node
                     }
@@ -373,7 +372,7 @@ impl<'a> Builder<'a> {
                 },
             };
         }
-        self.last_parent = Some((key.to_vec(), dir));
+        self.last_parent = key.map(|key| (key.to_vec(), dir));
         Ok(dir)
     }
 
@@ -431,7 +430,7 @@ impl<'a> Builder<'a> {
             Kind::Dir | Kind::Fifo | Kind::Socket => {}
         }
         let body = node.body;
-        let id = self.push(node);
+        let id = self.push(node)?;
         let plan = match body {
             BodyKind::Inline => BodyPlan::Inline(id),
             BodyKind::Object => BodyPlan::Object(id),
@@ -484,7 +483,8 @@ impl<'a> Builder<'a> {
     fn hard_link_target(&self, member: &Member) -> Result<NodeId, BuildError> {
         let target = member.link.escape_ascii();
         let refuse = |what: String| BuildError::Entry { path: member.path.escape_ascii().to_string(), what };
-        let parts = self.split(&member.link).map_err(|e| refuse(format!("is a hard link to \"{target}\", which {e}")))?;
+        let parts =
+            self.split(&member.link).map_err(|e| refuse(format!("is a hard link to \"{target}\", which {e}")))?;
         let mut node = ROOT;
         for (number, part) in parts.iter().enumerate() {
             if number > 0 && self.node(node).kind() == Some(Kind::Symlink) {
@@ -559,11 +559,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn push(&mut self, node: Node) -> NodeId {
-        // Every node costs an entry of the budget, except those in place of a whiteout, which cost one each.
-        let id = NodeId(self.nodes.len() as u32);
+    fn push(&mut self, node: Node) -> Result<NodeId, BuildError> {
+        let limit = BuildError::Limit { what: "entries", limit: u64::from(NONE), flag: "--max-entries" };
+        let id = u32::try_from(self.nodes.len()).ok().filter(|n| *n < NONE).ok_or(limit)?;
         self.nodes.push(node);
-        id
+        Ok(NodeId(id))
     }
 
     fn push_heap(&mut self, bytes: &[u8]) -> Result<u64, BuildError> {
@@ -582,16 +582,5 @@ impl<'a> Builder<'a> {
     #[expect(clippy::indexing_slicing, reason = "ids come from push, nodes are never removed")]
     pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[id.0 as usize]
-    }
-}
-
-trait TrimSlashes {
-    fn trim_ascii_end_slashes(&self) -> &[u8];
-}
-
-impl TrimSlashes for [u8] {
-    fn trim_ascii_end_slashes(&self) -> &[u8] {
-        let end = self.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
-        self.get(..end).unwrap_or_default()
     }
 }

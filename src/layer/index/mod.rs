@@ -10,6 +10,6 @@ pub mod format;
 pub mod read;
 pub mod write;
 
-pub use build::{BodyPlan, BuildError, Builder, Budget, Limits};
+pub use build::{BodyPlan, Budget, BuildError, Builder, Limits};
 pub use read::{Index, IndexError};
 pub use write::Stats;

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The words of the command line. `docs/cli.md` is generated from them; what is not built has no word here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::output::Format;
+use super::volume::VolumeCommand;
+
+/// Layered container storage in one FUSE mount: image layers, an upper, volumes and binds.
+#[derive(Debug, Parser)]
+#[command(name = "mlfs", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command understands.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Global {
+    /// The store [default: $MLFS_ROOT, else /var/lib/mlfs for root, else ~/.local/share/mlfs]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub root: Option<PathBuf>,
+    /// A configuration file, read after the others [default: $MLFS_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// How to answer
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    pub format: Format,
+    /// Least important messages to log: error, warn, info, debug, trace [default: $MLFS_LOG, else warn]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
+    pub log_level: Option<String>,
+    /// Names only in listings; elsewhere no progress and no notices
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  mlfs completions bash > /etc/bash_completion.d/mlfs")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Example:\n  mlfs man | man -l -")]
+    Man,
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mlfs volume`.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::engine::volumes::{self, VolumeRequest};
+use crate::engine::{EngineError, OrFail, Result, settings};
+use crate::store::volume::VolumeRecord;
+use crate::store::{Access, Store};
+
+use super::Context;
+use super::output::{self, Row};
+
+/// `mlfs volume ...`
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume, or do nothing when it is there with the same options
+    #[command(after_help = "Examples:\n  mlfs volume create data\n  mlfs volume create --opt type=none --opt o=bind \
+                            --opt device=/srv/data data")]
+    Create {
+        /// Its name; a volume without a name is anonymous
+        name: Option<String>,
+        /// A label
+        #[arg(long, value_name = "KEY=VALUE")]
+        label: Vec<String>,
+        /// A driver option: type=none, o=bind, device=DIR make a volume of a host directory
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        opt: Vec<String>,
+    },
+    /// List volumes
+    Ls {
+        /// Only those with name=TEXT, label=KEY[=VALUE], label!=KEY[=VALUE], dangling=true|false, driver=local
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
+    /// Tell all about volumes, as JSON
+    Inspect {
+        /// The volumes
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove volumes that no container uses
+    Rm {
+        /// Do not mind volumes that do not exist
+        #[arg(short, long)]
+        force: bool,
+        /// The volumes
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove anonymous volumes that no container uses
+    Prune {
+        /// Named ones too
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+        /// Only those with label=KEY[=VALUE], label!=KEY[=VALUE], name=TEXT
+        #[arg(long, value_name = "KEY=VALUE")]
+        filter: Vec<String>,
+    },
+}
+
+/// Runs `mlfs volume ...`.
+pub fn run(context: &Context, command: VolumeCommand) -> Result<()> {
+    match command {
+        VolumeCommand::Create { name, label, opt } => {
+            let labels = label.iter().map(|l| settings::parse_label(l)).collect::<Result<_>>()?;
+            let options = opt.iter().map(|o| parse_option(o)).collect::<Result<_>>()?;
+            let record = volumes::create(&context.store(Access::Write)?, &VolumeRequest { name, labels, options })?;
+            output::print_text(&format!("{}\n", record.name))
+        }
+        VolumeCommand::Ls { filter } => {
+            let filters = filter.iter().map(|f| volumes::parse_filter(f)).collect::<Result<Vec<_>>>()?;
+            let store = context.store(Access::Read)?;
+            let rows = volumes::list(&store, &filters)?.into_iter().map(|volume| Row {
+                name: volume.name.clone(),
+                cells: vec!["local".to_owned(), volume.name.clone()],
+                json: object(&store, &volume),
+            });
+            output::print_rows(context.format, context.is_quiet, &["DRIVER", "VOLUME NAME"], rows.collect())
+        }
+        VolumeCommand::Inspect { names } => {
+            let store = context.store(Access::Read)?;
+            let find = |name: &String| store.find_volume(name).or_fail(|| "cannot inspect").map(|v| object(&store, &v));
+            output::print_json(names.iter().map(find).collect::<Result<_>>()?)
+        }
+        VolumeCommand::Rm { force, names } => {
+            let store = context.store(Access::Write)?;
+            super::for_each(&names, |name| {
+                let is_there = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?.is_some();
+                if force && !is_there {
+                    return Ok(());
+                }
+                volumes::remove(&store, name)?;
+                output::print_text(&format!("{name}\n"))
+            })
+        }
+        VolumeCommand::Prune { all, force, filter } => {
+            let filters = filter.iter().map(|f| volumes::parse_filter(f)).collect::<Result<Vec<_>>>()?;
+            let what = if all { "all volumes" } else { "all anonymous volumes" };
+            let question = format!("This removes {what} that no container uses, with their content. Go on?");
+            if !force && !output::confirm(&question, "--force")? {
+                return Ok(());
+            }
+            let pruned = volumes::prune(&context.store(Access::Write)?, all, &filters)?;
+            let names: String = pruned.names.iter().map(|name| format!("{name}\n")).collect();
+            output::print_text(&format!("{names}Total reclaimed space: {}\n", output::size(pruned.bytes)))
+        }
+    }
+}
+
+fn parse_option(text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(EngineError::usage(format!("invalid option '{text}': write KEY=VALUE"))),
+    }
+}
+
+/// A volume as Docker's inspect shows it.
+fn object(store: &Store, volume: &VolumeRecord) -> Value {
+    json!({
+        "Name": volume.name,
+        "Driver": "local",
+        "Scope": "local",
+        "Mountpoint": store.volume_data(volume),
+        "CreatedAt": volume.created,
+        "Labels": volume.labels,
+        "Options": volume.options,
+        "Anonymous": volume.is_anonymous,
+        "Ownership": volume.ownership,
+    })
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Volumes on disk: `volumes/NAME/volume.json` beside `volumes/NAME/_data`, a plain directory.
+//!
+//! Or, with the options `type=none,o=bind,device=DIR`, a directory of the host. A volume is made whole in `staging/`
+//! and renamed into place. Its lock (`lock_record("volume", NAME)`) is held to make, fill and remove it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::container::OwnershipForm;
+use super::error::At;
+use super::{Lock, Store, StoreError, Wait, atomic, layout, timestamp};
+
+/// `volume.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRecord {
+    /// The name.
+    pub name: String,
+    /// When it was made.
+    pub created: String,
+    /// It was made for one container and goes with it.
+    #[serde(default)]
+    pub is_anonymous: bool,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Driver options as given.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// How owners are kept in it.
+    pub ownership: OwnershipForm,
+}
+
+impl VolumeRecord {
+    /// A new, empty volume.
+    pub fn new(name: &str, ownership: OwnershipForm) -> Self {
+        VolumeRecord {
+            name: name.to_owned(),
+            created: timestamp::now(),
+            is_anonymous: false,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            ownership,
+        }
+    }
+
+    /// The directory of the host that it stands for, if it is such a volume.
+    pub fn device(&self) -> Option<&str> {
+        self.options.get("device").map(String::as_str)
+    }
+}
+
+impl Store {
+    /// The lock of one volume.
+    pub fn lock_volume(&self, name: &str, wait: Wait) -> Result<Lock, StoreError> {
+        self.lock_record("volume", name, wait)
+    }
+
+    /// Where the content of a volume lies.
+    pub fn volume_data(&self, record: &VolumeRecord) -> PathBuf {
+        match record.device() {
+            Some(device) => PathBuf::from(device),
+            None => self.layout().volume(&record.name).join(layout::VOLUME_DATA),
+        }
+    }
+
+    /// The record of a volume, if it is there.
+    pub fn load_volume(&self, name: &str) -> Result<Option<VolumeRecord>, StoreError> {
+        self.load_record(&self.layout().volume(name).join(layout::VOLUME_RECORD))
+    }
+
+    /// The volume with this name; `NotFound` otherwise.
+    pub fn find_volume(&self, name: &str) -> Result<VolumeRecord, StoreError> {
+        self.load_volume(name)?.ok_or_else(|| StoreError::NotFound {
+            kind: "volume",
+            name: name.to_owned(),
+            path: self.root().to_owned(),
+        })
+    }
+
+    /// All volumes, by name.
+    pub fn load_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        let dir = self.layout().volumes();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::reading("list", &dir, e)),
+        };
+        let mut records = Vec::new();
+        for entry in entries {
+            let name = entry.reading("list", &dir)?.file_name();
+            if let Some(record) = name.to_str().map(|name| self.load_volume(name)).transpose()?.flatten() {
+                records.push(record);
+            }
+        }
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(records)
+    }
+
+    /// Makes a volume that is not there yet, empty. Call it under [`Store::lock_volume`].
+    pub fn create_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+        let staged = self.stage("volume")?;
+        let made = staged.path().join("v");
+        fs::DirBuilder::new().mode(0o755).create(&made).writing("create", &made)?;
+        if record.device().is_none() {
+            let data = made.join(layout::VOLUME_DATA);
+            fs::DirBuilder::new().mode(0o755).create(&data).writing("create", &data)?;
+        }
+        self.replace_record(&made, layout::VOLUME_RECORD, record)?;
+        let target = self.layout().volume(&record.name);
+        fs::rename(&made, &target).writing("create", &target)?;
+        atomic::sync_dir(&self.layout().volumes())
+    }
+
+    /// Removes a volume and its content (never a directory of the host). Call it under [`Store::lock_volume`].
+    pub fn remove_volume(&self, name: &str) -> Result<(), StoreError> {
+        self.discard(&self.layout().volume(name))
+    }
+
+    /// The names of the containers that use a volume, whatever their state.
+    pub fn volume_users(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let records = self.load_containers()?;
+        Ok(records.into_iter().filter(|c| c.is_using_volume(name)).map(|c| c.name).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Access;
+
+    #[test]
+    fn volumes_are_made_found_used_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        assert!(store.find_volume("data").unwrap_err().is_not_found());
+        let record = VolumeRecord::new("data", OwnershipForm::Override);
+        store.create_volume(&record).unwrap();
+        assert_eq!(store.find_volume("data").unwrap(), record);
+        assert!(store.volume_data(&record).is_dir());
+        assert_eq!(store.volume_data(&record), dir.path().join("volumes/data/_data"));
+        store.create_container(&super::super::container::tests::record("user")).unwrap();
+        assert_eq!(store.volume_users("data").unwrap(), ["user"]);
+        store.remove_volume("data").unwrap();
+        assert!(store.load_volumes().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_volume_of_a_host_directory_leaves_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s"), Access::Write).unwrap();
+        let device = dir.path().join("d");
+        fs::create_dir(&device).unwrap();
+        fs::write(device.join("f"), "x").unwrap();
+        let mut record = VolumeRecord::new("d", OwnershipForm::Native);
+        record.options.insert("device".into(), device.to_str().unwrap().into());
+        store.create_volume(&record).unwrap();
+        assert_eq!(store.volume_data(&record), device);
+        store.remove_volume("d").unwrap();
+        assert!(device.join("f").exists());
+    }
+}

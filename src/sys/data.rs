@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Contents of files: whole reads and writes at an offset, and copies that keep holes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::io::{Errno, pread, pwrite};
+
+use crate::model::FsError;
+
+/// Reads until `buffer` is full or the file ends; the number of bytes read.
+pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, FsError> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match pread(&fd, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `data` at `offset`; on an error after some bytes, the number written.
+pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize, FsError> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        match pwrite(&fd, rest, offset + done as u64) {
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Copies the whole of `from` into the empty file `to`: by reflink where the host can, else range by range, holes kept.
+pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError> {
+    let size = rustix::fs::fstat(from)?.st_size.try_into().unwrap_or(0u64);
+    if size == 0 {
+        return Ok(());
+    }
+    if ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    ftruncate(to, size)?;
+    let mut offset = 0;
+    while offset < size {
+        let start = match seek(from, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            // No holes to be seen here: everything is data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => offset,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = seek(from, SeekFrom::Hole(start)).unwrap_or(size).min(size);
+        copy_range(from, to, start, end)?;
+        offset = end.max(start + 1);
+    }
+    Ok(())
+}
+
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), FsError> {
+    let (mut source, mut target) = (start, start);
+    while source < end {
+        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+        match copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::IO) => {
+                return copy_by_buffer(from, to, source, end);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_buffer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), FsError> {
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut offset = start;
+    while offset < end {
+        let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
+        let part = buffer.get_mut(..want).ok_or(FsError::IO)?;
+        let got = read_at(from, part, offset)?;
+        let part = part.get(..got).ok_or(FsError::IO)?;
+        if got == 0 {
+            break;
+        }
+        write_all_at(to, part, offset)?;
+        offset += got as u64;
+    }
+    Ok(())
+}
+
+/// Writes all of `data` or fails.
+pub fn write_all_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<(), FsError> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        done += write_at(&fd, rest, offset + done as u64)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_keep_content_and_holes() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.set_len(10 << 20).unwrap();
+        write_all_at(&from, b"start", 0).unwrap();
+        write_all_at(&from, b"end", (10 << 20) - 3).unwrap();
+        copy_file(from.as_fd(), to.as_fd()).unwrap();
+        let mut buffer = [0; 3];
+        assert_eq!(read_at(&to, &mut buffer, (10 << 20) - 3).unwrap(), 3);
+        assert_eq!(&buffer, b"end");
+        let stat = rustix::fs::fstat(&to).unwrap();
+        assert_eq!(stat.st_size, 10 << 20);
+        assert!(stat.st_blocks * 512 < 1 << 20, "holes were filled");
+    }
+}
