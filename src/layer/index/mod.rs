@@ -3,13 +3,18 @@
 //!
 //! Nothing is chowned and nothing needs root: owners, devices and capabilities are numbers in records, so root and an
 //! ordinary user see the same tree. `format.rs` has the bytes, `build.rs` turns members of a tar into a tree,
-//! `write.rs` writes it, `read.rs` validates and reads it. See `docs/decisions/0001-index-format.md`.
+//! `feed.rs` reads the tar into it, `write.rs` writes it, `read.rs` validates and reads it. See `docs/decisions/0001-index-format.md`.
 
 pub mod build;
+pub mod feed;
 pub mod format;
 pub mod read;
 pub mod write;
 
-pub use build::{BodyPlan, Budget, BuildError, Builder, Limits};
+pub use build::{BodyPlan, Budget, BuildError, Builder, Limits, NodeId};
+pub use feed::{BodySink, FeedError, feed};
 pub use read::{Index, IndexError};
-pub use write::Stats;
+pub use write::{Stats, Written};
+
+#[cfg(test)]
+mod tests;
