@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The filesystems that scenarios run on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cli::{Mlfs, Outcome, bare, run};
+use crate::identity::{Identity, fuse_reason, has_program, identity};
+use crate::image::{image_layers, write_oci};
+use crate::layers::{Convention, LayerSpec};
+use crate::sandbox::{Sandbox, unmount};
+
+/// A filesystem that merges layers under an upper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Overlayfs of the kernel, the judge.
+    KernelOverlay,
+    /// The C fuse-overlayfs, the rival.
+    FuseOverlayfs,
+    /// `mlfs overlay -o lowerdir=..`.
+    MlfsOverlay,
+    /// `mlfs mount --layer DIR..`, remounted by `mlfs start`.
+    MlfsMount,
+    /// `mlfs image load` and `mlfs mount IMAGE`, remounted by `mlfs start`.
+    MlfsImage,
+}
+
+impl Driver {
+    /// Whether this is mlfs.
+    pub fn is_mlfs(self) -> bool {
+        matches!(self, Driver::MlfsOverlay | Driver::MlfsMount | Driver::MlfsImage)
+    }
+
+    /// Why it cannot run here.
+    pub fn skip_reason(self) -> Option<String> {
+        match self {
+            Driver::KernelOverlay if identity() == Identity::User => {
+                Some("kernel overlayfs: an ordinary user cannot mount it".into())
+            }
+            Driver::KernelOverlay => {
+                let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+                (!known.contains("\toverlay\n")).then(|| "kernel overlayfs: not in this kernel".into())
+            }
+            Driver::FuseOverlayfs if !has_program("fuse-overlayfs") => Some("fuse-overlayfs: not installed".into()),
+            _ => fuse_reason(),
+        }
+    }
+
+    /// The whiteout convention that its lowers are written in unless a scenario asks for another.
+    pub fn convention(self) -> Convention {
+        match (self, identity()) {
+            (_, Identity::Root) => Convention::Trusted,
+            (Driver::FuseOverlayfs, _) => Convention::FuseOverlayfs,
+            _ => Convention::UserXattr,
+        }
+    }
+}
+
+/// Layers that are or were mounted.
+pub struct Mount {
+    driver: Driver,
+    /// The mount point.
+    pub target: PathBuf,
+    /// The upper, where the driver lets us choose it.
+    pub upper: PathBuf,
+    work: PathBuf,
+    lowers: Vec<PathBuf>,
+    options: Vec<String>,
+    is_new: bool,
+}
+
+impl Mount {
+    /// Writes the layers (bottom first) below the sandbox and prepares the mount.
+    pub fn prepare(
+        sandbox: &Sandbox,
+        driver: Driver,
+        layers: &[LayerSpec],
+        convention: Convention,
+        options: &[String],
+    ) -> Mount {
+        let target = sandbox.dir("merged");
+        let (upper, work) = (sandbox.dir("upper"), sandbox.dir("work"));
+        let mut lowers = Vec::new();
+        if driver == Driver::MlfsImage {
+            let image = sandbox.path("image");
+            write_oci(&image, &image_layers(layers), "test");
+            Mlfs::new(sandbox).ok(["image", "load", "-q", &format!("oci:{}:test", image.display()), "test"]);
+        } else {
+            for (position, layer) in layers.iter().enumerate() {
+                let dir = sandbox.dir(format!("lower/{}", position + 1));
+                layer.write_dir(&dir, convention);
+                lowers.push(dir);
+            }
+        }
+        Mount { driver, target, upper, work, lowers, options: options.to_vec(), is_new: true }
+    }
+
+    /// What must not change while containers write: the lowers, or the image part of the store.
+    pub fn untouchable(&self, sandbox: &Sandbox) -> Vec<PathBuf> {
+        if self.driver != Driver::MlfsImage {
+            return self.lowers.clone();
+        }
+        let mut parts = Vec::new();
+        for entry in std::fs::read_dir(sandbox.path("store")).expect("store").flatten() {
+            let name = entry.file_name();
+            let is_state = ["containers", "volumes", "locks"].iter().any(|state| name == *state);
+            if !is_state && entry.path().is_dir() {
+                parts.push(entry.path());
+            }
+        }
+        assert!(!parts.is_empty(), "a loaded image leaves something in the store");
+        parts
+    }
+
+    /// Mounts (again).
+    pub fn mount(&mut self, sandbox: &Sandbox) {
+        self.try_mount(sandbox).ok();
+        self.is_new = false;
+        let mounted = sandbox.mounts();
+        assert!(mounted.contains(&self.target), "{:?} returned 0 before the mount was there", self.driver);
+    }
+
+    fn try_mount(&self, sandbox: &Sandbox) -> Outcome {
+        let top_first: Vec<String> = self.lowers.iter().rev().map(|dir| dir.display().to_string()).collect();
+        let mut options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            top_first.join(":"),
+            self.upper.display(),
+            self.work.display()
+        );
+        for option in &self.options {
+            options.push(',');
+            options.push_str(option);
+        }
+        let mlfs = Mlfs::new(sandbox);
+        match self.driver {
+            Driver::KernelOverlay => {
+                options.push_str(match identity() {
+                    Identity::Root => ",redirect_dir=on,index=on,metacopy=on",
+                    _ => ",userxattr",
+                });
+                let mut command = Command::new("mount");
+                run(sandbox, command.args(["-t", "overlay", "overlay", "-o", &options]).arg(&self.target))
+            }
+            Driver::FuseOverlayfs => {
+                run(sandbox, Command::new("fuse-overlayfs").args(["-o", &options]).arg(&self.target))
+            }
+            Driver::MlfsOverlay => run(sandbox, bare(sandbox).args(["overlay", "-o", &options]).arg(&self.target)),
+            Driver::MlfsMount | Driver::MlfsImage if !self.is_new => {
+                run(sandbox, mlfs.command().args(["start", "box"]).arg(&self.target))
+            }
+            Driver::MlfsMount => {
+                let mut command = mlfs.command();
+                command.args(["mount", "--name", "box"]).arg("--upper").arg(&self.upper).args(&self.options);
+                for lower in &self.lowers {
+                    command.arg("--layer").arg(lower);
+                }
+                run(sandbox, command.arg(&self.target))
+            }
+            Driver::MlfsImage => {
+                let mut command = mlfs.command();
+                run(sandbox, command.args(["mount", "--name", "box"]).args(&self.options).arg("test").arg(&self.target))
+            }
+        }
+    }
+
+    /// Unmounts and waits for the daemon.
+    pub fn unmount(&self, sandbox: &Sandbox) {
+        match self.driver {
+            Driver::MlfsMount | Driver::MlfsImage => {
+                patiently(|| match Mlfs::new(sandbox).run(["umount", "box"]) {
+                    outcome if outcome.code == 1 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+                    outcome => Ok(outcome),
+                })
+                .unwrap_or_else(|error| panic!("umount: {error}"))
+                .ok();
+                // umount's promise: when it returns 0, no process and no mount is left.
+                assert_eq!(sandbox.processes(), [], "mlfs umount left a process behind");
+            }
+            _ => {
+                patiently(|| unmount(&self.target, false)).unwrap_or_else(|error| panic!("umount: {error}"));
+                let left = sandbox.wait_for_processes(Duration::from_secs(10));
+                left.unwrap_or_else(|left| panic!("the daemon goes on after the unmount: {left}"));
+            }
+        }
+        assert!(!sandbox.mounts().contains(&self.target), "still mounted after the unmount");
+    }
+}
+
+/// Tries an unmount for a while: another test's child holds copies of our descriptors between its fork and its exec.
+pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    for _ in 0..60 {
+        match attempt() {
+            Err(error) if error.contains("busy") => std::thread::sleep(Duration::from_millis(30)),
+            other => return other,
+        }
+    }
+    attempt()
+}
+
+/// The path of a lower of a sandbox, for tests that mount by themselves.
+pub fn lower(sandbox: &Sandbox, name: &str, layer: &LayerSpec, convention: Convention) -> PathBuf {
+    let dir = sandbox.dir(Path::new("lower").join(name));
+    layer.write_dir(&dir, convention);
+    dir
+}

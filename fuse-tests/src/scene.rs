@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A scenario's world: layers, a mount, and the checks that hold after every scenario.
+//!
+//! After the scenario's own assertions the tree is taken, mounted again and compared; no byte of a lower, object or blob
+//! may have changed; and as root the tree that mlfs shows is compared with the one that kernel overlayfs shows after
+//! the same scenario.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cli::Outcome;
+use crate::driver::{Driver, Mount};
+use crate::host;
+use crate::identity::{Identity, identity};
+use crate::layers::{Convention, LayerSpec};
+use crate::sandbox::Sandbox;
+use crate::skip::{panic_message, skip};
+use crate::tree::{Compare, Tree};
+
+/// The world of one scenario on one driver.
+pub struct Scene {
+    /// Its sandbox.
+    pub sandbox: Sandbox,
+    /// The filesystem it runs on.
+    pub driver: Driver,
+    /// Who runs it.
+    pub identity: Identity,
+    layers: Vec<LayerSpec>,
+    convention: Convention,
+    options: Vec<String>,
+    mount: Option<Mount>,
+    untouchable: Vec<(PathBuf, Tree)>,
+    compare: Compare,
+    is_judged: bool,
+}
+
+/// A scenario.
+pub type Scenario = fn(&mut Scene);
+
+impl Scene {
+    fn new(driver: Driver) -> Scene {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let recent = i64::try_from(started).unwrap_or(i64::MAX) - 1;
+        Scene {
+            sandbox: Sandbox::new(),
+            driver,
+            identity: identity(),
+            layers: Vec::new(),
+            convention: driver.convention(),
+            options: Vec::new(),
+            mount: None,
+            untouchable: Vec::new(),
+            compare: Compare { recent, is_root: false, ..Compare::ALL },
+            is_judged: true,
+        }
+    }
+
+    /// Declares the next layer, bottom first.
+    pub fn layer(&mut self, declare: impl FnOnce(&mut LayerSpec)) {
+        let mut layer = LayerSpec::new();
+        declare(&mut layer);
+        self.layers.push(layer);
+    }
+
+    /// Lowers are written in this whiteout convention.
+    pub fn convention(&mut self, convention: Convention) {
+        self.convention = convention;
+    }
+
+    /// Does not compare the outcome with kernel overlayfs, for a reason.
+    pub fn is_not_judged(&mut self, _reason: &str) {
+        self.is_judged = false;
+    }
+
+    /// Skips the scenario here.
+    pub fn skip_when(&self, condition: bool, reason: &str) {
+        if condition {
+            skip(reason);
+        }
+    }
+
+    /// Whether hard links of lowers stay one file: kernel overlayfs needs index=on, which user namespaces lack.
+    pub fn has_index(&self) -> bool {
+        !(self.driver == Driver::KernelOverlay && self.identity == Identity::Namespace)
+    }
+
+    /// Only root's scenario: it needs other users, devices or every id.
+    pub fn needs_root(&self, why: &str) {
+        if self.identity != Identity::Root {
+            skip(format!("needs root: {why}"));
+        }
+    }
+
+    /// Mounts what was declared.
+    pub fn mount(&mut self) {
+        let mut mount = Mount::prepare(&self.sandbox, self.driver, &self.layers, self.convention, &self.options);
+        self.untouchable =
+            mount.untouchable(&self.sandbox).into_iter().map(|dir| (dir.clone(), Tree::take(&dir))).collect();
+        mount.mount(&self.sandbox);
+        self.mount = Some(mount);
+    }
+
+    /// Unmounts and mounts again.
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mounted().mount_again();
+    }
+
+    /// Unmounts.
+    pub fn unmount(&mut self) {
+        let Scene { sandbox, mount, .. } = self;
+        mount.as_ref().expect("mounted").unmount(sandbox);
+    }
+
+    fn mounted(&mut self) -> Mounted<'_> {
+        let Scene { sandbox, mount, .. } = self;
+        Mounted { sandbox, mount: mount.as_mut().expect("mounted") }
+    }
+
+    /// The merged directory.
+    pub fn root(&self) -> PathBuf {
+        self.sandbox.path("merged")
+    }
+
+    /// A path in the merged directory.
+    pub fn p(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root().join(path)
+    }
+
+    /// The upper's folder, for the drivers that take one.
+    pub fn upper(&self) -> PathBuf {
+        self.sandbox.path("upper")
+    }
+
+    /// The merged tree.
+    pub fn tree(&self) -> Tree {
+        Tree::take(&self.root())
+    }
+
+    /// The content of a file of the merged tree.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> String {
+        let bytes = std::fs::read(self.p(path)).unwrap_or_else(|error| panic!("read {path}: {error}"));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Writes a file of the merged tree.
+    #[track_caller]
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.p(path), content).unwrap_or_else(|error| panic!("write {path}: {error}"));
+    }
+
+    /// Whether a name exists, symlinks not followed.
+    pub fn has(&self, path: &str) -> bool {
+        self.p(path).symlink_metadata().is_ok()
+    }
+
+    /// Asserts that a directory lists exactly these names.
+    #[track_caller]
+    pub fn lists(&self, path: &str, names: &[&str]) {
+        let dir = std::fs::read_dir(self.p(path)).unwrap_or_else(|error| panic!("list {path}: {error}"));
+        let mut found: Vec<String> =
+            dir.map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        found.sort();
+        assert_eq!(found, names, "{path} lists something else");
+        for name in names {
+            assert!(self.p(path).join(name).symlink_metadata().is_ok(), "{path}/{name} is listed but not found");
+        }
+    }
+
+    /// A shell script in the merged directory.
+    pub fn sh(&self, script: &str) -> Outcome {
+        host::sh(&self.sandbox, &self.root(), script)
+    }
+
+    /// A shell script in the merged directory as another user (root only).
+    pub fn sh_as(&self, uid: u32, script: &str) -> Outcome {
+        host::sh_as(&self.sandbox, &self.root(), uid, uid, script)
+    }
+
+    /// A Python script in the merged directory.
+    pub fn python(&self, script: &str) -> Outcome {
+        host::python(&self.sandbox, &self.root(), script)
+    }
+
+    // What holds after every scenario; hands out the final tree.
+    fn finish(&mut self) -> Tree {
+        let before = self.tree();
+        self.remount();
+        let after = self.tree();
+        // The rival is not held to inode numbers and to the times that its write-back cache invents.
+        let is_ino = self.driver.is_mlfs();
+        let recent = if self.driver == Driver::FuseOverlayfs { self.compare.recent } else { i64::MAX };
+        before.assert_same(&after, Compare { is_ino, recent, ..self.compare }, "before and after a remount");
+        self.unmount();
+        for (dir, tree) in &self.untouchable {
+            let what = format!("{} was changed by the mount", dir.display());
+            tree.assert_same(&Tree::take(dir), Compare { is_ino: true, ..Compare::ALL }, &what);
+        }
+        before
+    }
+}
+
+struct Mounted<'a> {
+    sandbox: &'a Sandbox,
+    mount: &'a mut Mount,
+}
+
+impl Mounted<'_> {
+    fn mount_again(&mut self) {
+        self.mount.mount(self.sandbox);
+    }
+}
+
+/// Runs a scenario on a driver.
+pub fn run(driver: Driver, name: &str, scenario: Scenario) {
+    if let Some(reason) = driver.skip_reason() {
+        skip(reason);
+    }
+    if driver == Driver::FuseOverlayfs
+        && let Some(known) = known_wrong(name)
+    {
+        let message = panic_message(|| {
+            run_once(driver, scenario);
+        });
+        if message.is_some() {
+            skip(format!("known wrong in fuse-overlayfs: {known}"));
+        }
+        return;
+    }
+    let (tree, compare, is_judged) = run_once(driver, scenario);
+    let has_judge = identity() == Identity::Root && Driver::KernelOverlay.skip_reason().is_none();
+    if driver == Driver::MlfsOverlay && is_judged && has_judge {
+        let (judge, ..) = run_once(Driver::KernelOverlay, scenario);
+        judge.assert_same(&tree, compare, "kernel overlayfs and mlfs after the same scenario");
+    }
+}
+
+fn run_once(driver: Driver, scenario: Scenario) -> (Tree, Compare, bool) {
+    let mut scene = Scene::new(driver);
+    scenario(&mut scene);
+    (scene.finish(), scene.compare, scene.is_judged)
+}
+
+// `fuse-tests/rival-failures`: what the rival is known to do wrong, so that the suite says it instead of failing.
+fn known_wrong(name: &str) -> Option<&'static str> {
+    let lines = include_str!("../rival-failures").lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ')).find(|(known, _)| *known == name).map(|(_, reason)| reason.trim())
+}
+
+/// Makes a test of every named scenario on every driver: `kernel::NAME`, `fuse_overlayfs::NAME`, ..
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        $crate::scenarios!(@driver kernel KernelOverlay: $($name),*);
+        $crate::scenarios!(@driver fuse_overlayfs FuseOverlayfs: $($name),*);
+        $crate::scenarios!(@driver mlfs_overlay MlfsOverlay: $($name),*);
+        $crate::scenarios!(@driver mlfs_mount MlfsMount: $($name),*);
+        $crate::scenarios!(@driver mlfs_image MlfsImage: $($name),*);
+    };
+    (@driver $module:ident $driver:ident: $($name:ident),*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    let name = concat!(module_path!(), "::", stringify!($name));
+                    let name = name.split("::").filter(|part| *part != stringify!($module)).skip(1);
+                    let name = name.collect::<Vec<_>>().join("::");
+                    $crate::check(|| $crate::scene::run($crate::driver::Driver::$driver, &name, super::$name));
+                }
+            )*
+        }
+    };
+}
