@@ -10,6 +10,7 @@ use crate::model::FsError;
 
 pub mod data;
 pub mod dir;
+pub mod map;
 pub mod mount;
 pub mod node;
 pub mod proc;
@@ -18,6 +19,7 @@ pub mod tmpfs;
 pub mod xattr;
 
 pub use dir::{Dir, FileId};
+pub use map::Map;
 pub use node::{Place, SetTime};
 
 impl From<Errno> for FsError {
