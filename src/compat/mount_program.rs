@@ -97,7 +97,8 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
     }
     match proc::fork_daemon().or_fail(|| "cannot start the daemon")? {
         Fork::Parent(end) => {
-            fuse.let_go();
+            // Closes the parent's copy; what is mounted stays.
+            drop(fuse);
             let result = end.wait().map_err(EngineError::failed);
             if result.is_err() {
                 daemon::clear_mount(&target, Some(served.dev));
@@ -145,7 +146,7 @@ fn open(options: &OverlayOptions) -> Result<FsSpec> {
     let has_override = options.permissions != Permissions::Host
         || upper.as_ref().is_some_and(|upper| upper.ownership != Ownership::Native)
         || proc::euid() != 0;
-    let form = HostForm { has_oci_names: true, has_override };
+    let form = HostForm { has_oci_names: true, has_override, is_plain: false };
     let mut lowers: Vec<Arc<dyn Layer>> = Vec::new();
     for path in &options.lowers {
         let layer = DirLayer::open(open_dir(path)?, path.display().to_string(), form)

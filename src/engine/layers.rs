@@ -56,7 +56,7 @@ pub fn open(store: &Store, record: &ContainerRecord) -> Result<Vec<Arc<dyn Layer
 fn open_dir(path: &Path) -> Result<Arc<dyn Layer>> {
     let fd = super::assemble::open_path(path, super::assemble::OpenAs::Directory)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
-    let form = HostForm { has_oci_names: true, has_override: true };
+    let form = HostForm { has_oci_names: true, has_override: true, is_plain: false };
     let layer = DirLayer::open(fd, path.display().to_string(), form)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
     Ok(Arc::new(layer))

@@ -233,7 +233,8 @@ fn bring_up(
         Front::Foreground => task.serve(&mut told, None),
         Front::Daemon => match proc::fork_daemon().or_fail(|| "cannot start the daemon")? {
             Fork::Parent(end) => {
-                task.let_go();
+                // Closes the parent's copies; what is mounted stays.
+                drop(task);
                 end.wait().map_err(EngineError::failed).and_then(|()| told())
             }
             Fork::Daemon(end) => be_daemon(task, end),
@@ -303,11 +304,6 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// The parent's copy of everything: closed, but nothing unmounted.
-    fn let_go(self) {
-        self.fuse.let_go();
-    }
-
     /// Serves until the mount is gone, then brings the record up to date. `ready` is called once it is usable.
     fn serve(mut self, ready: &mut dyn FnMut() -> Result<()>, log: Option<&Path>) -> Result<()> {
         if let Some(log) = log {

@@ -27,7 +27,7 @@ pub mod xattr;
 pub use attr::SetAttr;
 pub use build::BuildError;
 pub use inspect::{Change, ChangeKind, Provenance};
-pub use io::{Opened, OpenFlags};
+pub use io::{OpenFlags, Opened};
 pub use lookup::Follow;
 pub use rename::RenameMode;
 

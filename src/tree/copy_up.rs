@@ -51,8 +51,7 @@ impl Tree {
         }
         let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
         let attr = branch.attr_in_layer(&lower)?;
-        let source =
-            Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
+        let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
         let staged = upper.stage_copy(source, extent)?;
         let place = self.publish(upper, node, &lower, &attr, staged)?;
         self.nodes().add_key(node, FileId::of(&place.stat()?));

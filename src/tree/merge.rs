@@ -59,8 +59,7 @@ impl Sources {
         if let Some(fd) = branch.host_file() {
             let place = Place::Fd(Arc::clone(fd));
             let stat = place.stat()?;
-            sources.upper =
-                Some(InUpper { place, id: FileId::of(&stat), attr: attr_of(&stat)?, via: Via::Name });
+            sources.upper = Some(InUpper { place, id: FileId::of(&stat), attr: attr_of(&stat)?, via: Via::Name });
             return Ok(sources);
         }
         if let Some(upper) = branch.upper() {
@@ -182,12 +181,7 @@ impl Tree {
     }
 
     /// The node of what was found at `name`, with one more look-up counted.
-    pub fn enter(
-        &self,
-        parent: &Arc<Node>,
-        name: Name<'_>,
-        sources: Sources,
-    ) -> Result<(Arc<Node>, Attr), FsError> {
+    pub fn enter(&self, parent: &Arc<Node>, name: Name<'_>, sources: Sources) -> Result<(Arc<Node>, Attr), FsError> {
         let place = sources.upper.as_ref().map(|found| found.place.clone());
         let mut attr = sources.attr()?;
         let is_merged = sources.lowers.len() + usize::from(sources.upper.is_some()) > 1;
@@ -295,12 +289,7 @@ fn sources_of(parent: &Node) -> (Option<Arc<Dir>>, Vec<Lower>) {
 }
 
 /// Adds what the layers hold at `name`; a directory found above is in `sources` already.
-fn find_in_layers(
-    branch: &Branch,
-    lowers: &[Lower],
-    name: Name<'_>,
-    sources: &mut Sources,
-) -> Result<(), FsError> {
+fn find_in_layers(branch: &Branch, lowers: &[Lower], name: Name<'_>, sources: &mut Sources) -> Result<(), FsError> {
     for (position, lower) in lowers.iter().enumerate() {
         let layer = branch.layer(lower)?;
         match layer.child(&lower.entry, name)? {
