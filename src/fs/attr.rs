@@ -136,7 +136,7 @@ impl Fs {
         if let (Some(place), Some(upper)) = (Tree::upper_place(&node), branch.upper()) {
             return upper.reader().read_link_at(&place);
         }
-        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         branch.layer(&lower)?.read_link(&lower.entry)
     }
 

@@ -22,6 +22,8 @@ pub mod read_dir;
 pub mod remove;
 pub mod rename;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod xattr;
 
 pub use attr::SetAttr;

@@ -49,7 +49,7 @@ impl Tree {
         if let Some((parent, _)) = newest_link(node) {
             self.writable_dir(&parent)?;
         }
-        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         let attr = branch.attr_in_layer(&lower)?;
         let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
         let staged = upper.stage_copy(source, extent)?;
