@@ -79,6 +79,7 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
         work: Some(open(&work)?),
         ownership: ownership(record.ownership),
         is_volatile: false,
+        is_view: false,
     };
     let mut mounts = Vec::new();
     for mount in &record.mounts {
@@ -150,7 +151,7 @@ fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSp
 }
 
 fn plain_branch(label: String, dir: OwnedFd, form: OwnershipForm, is_read_only: bool, is_shared: bool) -> BranchSpec {
-    let upper = UpperSpec { dir, work: None, ownership: ownership(form), is_volatile: false };
+    let upper = UpperSpec { dir, work: None, ownership: ownership(form), is_volatile: false, is_view: false };
     BranchSpec { label, base: Base::Merge { upper: Some(upper), lowers: Vec::new() }, is_read_only, is_shared }
 }
 
