@@ -143,7 +143,8 @@ fn ensure_volume(
     Ok(true)
 }
 
-fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
+/// Opens a volume as a branch.
+pub fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
     let volume = store.find_volume(name).or_fail(|| "cannot use the volume")?;
     let data = store.volume_data(&volume);
     let dir = open_path(&data, OpenAs::Directory).or_fail(|| format!("cannot open the volume {name}"))?;
@@ -167,7 +168,8 @@ fn make_bind_source(path: &str) -> Result<()> {
     }
 }
 
-fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
+/// Opens a path of the host as a branch: a directory, or one file.
+pub fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
     let meta = match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(EngineError::failed(format!("bind source path does not exist: {path}")));
