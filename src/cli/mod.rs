@@ -21,6 +21,7 @@ pub mod container;
 pub mod look;
 pub mod mount;
 pub mod output;
+pub mod reference;
 pub mod volume;
 
 use args::{Cli, Command, Global};
