@@ -5,6 +5,8 @@
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod image;
+pub mod load;
 pub mod log_sink;
 pub mod settings;
 pub mod spec;
