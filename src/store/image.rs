@@ -160,8 +160,8 @@ impl Store {
         Ok(ImageParts { manifest, manifest_size, config, raw_config })
     }
 
-    /// Lets `name` (`NAME:TAG`) lead to `manifest`; without a name the image is only listed. The blobs must be there.
-    pub fn name_image(&self, manifest: &BlobRef, name: Option<&str>) -> Result<(), StoreError> {
+    /// Lets `names` (`NAME:TAG`) lead to `manifest`; without names the image is only listed. The blobs must be there.
+    pub fn name_image(&self, manifest: &BlobRef, names: &[String]) -> Result<(), StoreError> {
         self.change_lines(|lines| {
             let line = |name: Option<&str>| {
                 let digest: Option<oci_spec::image::Digest> = manifest.digest.to_string().parse().ok();
@@ -170,7 +170,7 @@ impl Store {
                 line.set_annotations(name.map(|n| HashMap::from([(REF_NAME.to_owned(), n.to_owned())])));
                 Some(line)
             };
-            let names = name.map(line_names).unwrap_or_default();
+            let names: Vec<String> = names.iter().flat_map(|n| line_names(n)).collect();
             // Whoever had the name keeps a line without one, unless it has other names.
             let mut nameless = Vec::new();
             lines.retain(|l| {
@@ -244,7 +244,7 @@ mod tests {
         );
         let config = put(config.as_bytes(), spec::OCI_CONFIG);
         let manifest = put(&spec::make_manifest(&config, &[]), spec::OCI_MANIFEST);
-        store.name_image(&manifest, name).unwrap();
+        store.name_image(&manifest, &name.map(str::to_owned).into_iter().collect::<Vec<_>>()).unwrap();
         manifest
     }
 
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(text, "no image nope in the store; load it with `mlfs image load docker-archive:FILE nope`");
 
         let second = add(&store, 2, Some("app:latest"));
-        store.name_image(&first, Some("old:1")).unwrap();
+        store.name_image(&first, &["old:1".to_owned()]).unwrap();
         assert_eq!((find("app").unwrap(), find("old:1").unwrap()), (second.digest, first.digest));
         add(&store, 2, Some("old:1"));
         let images = store.load_images().unwrap();

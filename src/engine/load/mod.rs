@@ -105,14 +105,7 @@ pub fn load_image(
         blob.publish(store, &mut publication).or_fail(|| "cannot store an image")?;
     }
     store.sync().or_fail(|| "cannot store an image")?;
-    match names.as_slice() {
-        [] => store.name_image(&manifest, None).or_fail(|| "cannot name an image")?,
-        names => {
-            for name in names {
-                store.name_image(&manifest, Some(name)).or_fail(|| "cannot name an image")?;
-            }
-        }
-    }
+    store.name_image(&manifest, &names).or_fail(|| "cannot name an image")?;
     publication.commit();
     Ok(Loaded { manifest: manifest.digest, names })
 }
@@ -120,6 +113,7 @@ pub fn load_image(
 /// Finds the image in its source; nothing of it is in the store yet.
 fn find(source: &Source, spool: &Path) -> Result<(Files, SourceImage)> {
     let archive = |input| Archive::open(input, spool).map(Files::Archive).map_err(|e| spooling(spool, e));
+    check_source(source)?;
     match source {
         Source::Oci { dir, tag } => {
             let files = Files::Dir(dir.clone());
@@ -136,6 +130,14 @@ fn find(source: &Source, spool: &Path) -> Result<(Files, SourceImage)> {
             let image = find_docker(&files, tag.as_deref()).or_fail(|| "cannot load an image")?;
             Ok((files, image))
         }
+        Source::Rootfs(_) | Source::Store(_) => Err(EngineError::usage("no source to load from")),
+    }
+}
+
+/// Can an image be loaded from there, as far as the words tell?
+pub fn check_source(source: &Source) -> Result<()> {
+    match source {
+        Source::Oci { .. } | Source::OciArchive { .. } | Source::DockerArchive { .. } => Ok(()),
         Source::Rootfs(dir) => Err(EngineError::usage(format!(
             "a directory is no image to load; mount it with `mlfs mount --layer {} MOUNTPOINT`",
             dir.display()
