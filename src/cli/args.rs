@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
+use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
@@ -68,6 +69,9 @@ pub enum Command {
     Ls(LsArgs),
     /// Print a file without mounting
     Cat(CatArgs),
+    /// Images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -18,6 +18,7 @@ use crate::store::{Access, Store};
 
 pub mod args;
 pub mod container;
+pub mod image;
 pub mod look;
 pub mod mount;
 pub mod output;
@@ -146,6 +147,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
+        Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

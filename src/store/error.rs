@@ -91,6 +91,14 @@ pub enum StoreError {
         /// The folder of the one that has it.
         path: PathBuf,
     },
+    /// The store has no such image.
+    #[error("no image {name} in the store; load it with `mlfs image load docker-archive:FILE {name}`")]
+    NoImage {
+        /// What was asked for.
+        name: String,
+        /// The store.
+        path: PathBuf,
+    },
     /// Something else needs it.
     #[error("{name} is needed by {} (in {})", users.join(", "), path.display())]
     InUse {
@@ -137,7 +145,7 @@ impl StoreError {
     /// Is the reason that something does not exist?
     pub fn is_not_found(&self) -> bool {
         match self {
-            StoreError::NotFound { .. } => true,
+            StoreError::NotFound { .. } | StoreError::NoImage { .. } => true,
             StoreError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
         }

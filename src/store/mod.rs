@@ -14,10 +14,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub mod atomic;
+pub mod blob;
 pub mod container;
 pub mod error;
+pub mod gc;
+pub mod image;
 pub mod layout;
 pub mod lock;
+pub mod object;
+pub mod publish;
 pub mod timestamp;
 pub mod volume;
 
@@ -25,6 +30,7 @@ pub use atomic::StagingDir;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{Lock, Mode, Wait};
+pub use publish::{Existing, Publication};
 
 use error::At;
 

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use zerocopy::FromBytes;
 
@@ -95,6 +96,13 @@ impl Index {
         Self::validate(Bytes::Owned(bytes))
     }
 
+    /// Reads only the sums in the head of an index; nothing else of it is checked.
+    pub fn read_stats(file: &File) -> Result<Stats, IndexError> {
+        let mut head = [0; size_of::<Header>()];
+        file.read_exact_at(&mut head, 0)?;
+        check_header(&head).map(|header| stats_of(&header))
+    }
+
     /// The digest of the layer's uncompressed tar.
     pub fn diff_id(&self) -> Digest {
         Digest(self.header.diff_id)
@@ -102,12 +110,7 @@ impl Index {
 
     /// Sums over the layer.
     pub fn stats(&self) -> Stats {
-        Stats {
-            tar_size: self.header.tar_size.get(),
-            unpacked: self.header.unpacked.get(),
-            files: self.header.files.get(),
-            whiteouts: self.header.whiteouts.get(),
-        }
+        stats_of(&self.header)
     }
 
     /// The objects the layer needs, sorted.
@@ -247,15 +250,7 @@ impl Index {
     }
 
     fn validate(bytes: Bytes) -> Result<Self, IndexError> {
-        let (header, _) = Header::read_from_prefix(bytes.all()).map_err(|_| damaged("it is too short"))?;
-        if header.magic != MAGIC || header.version.get() != VERSION {
-            return Err(IndexError::Version);
-        }
-        let mut unsigned = header;
-        unsigned.header_crc = 0.into();
-        if crc32fast::hash(zerocopy::IntoBytes::as_bytes(&unsigned)) != header.header_crc.get() {
-            return Err(damaged("wrong checksum of the header"));
-        }
+        let header = check_header(bytes.all())?;
         let index = Index { bytes, header };
         index.check_sections()?;
         index.check_records()?;
@@ -411,6 +406,28 @@ impl Index {
             }
         }
         Ok(())
+    }
+}
+
+fn check_header(bytes: &[u8]) -> Result<Header, IndexError> {
+    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| damaged("it is too short"))?;
+    if header.magic != MAGIC || header.version.get() != VERSION {
+        return Err(IndexError::Version);
+    }
+    let mut unsigned = header;
+    unsigned.header_crc = 0.into();
+    if crc32fast::hash(zerocopy::IntoBytes::as_bytes(&unsigned)) != header.header_crc.get() {
+        return Err(damaged("wrong checksum of the header"));
+    }
+    Ok(header)
+}
+
+fn stats_of(header: &Header) -> Stats {
+    Stats {
+        tar_size: header.tar_size.get(),
+        unpacked: header.unpacked.get(),
+        files: header.files.get(),
+        whiteouts: header.whiteouts.get(),
     }
 }
 

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mlfs image`.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Mutex;
+
+use clap::{Args, Subcommand};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::engine::images::{self, ImageFacts};
+use crate::engine::load::{self, Progress};
+use crate::engine::{EngineError, OrFail, Result};
+use crate::layer::index::Limits;
+use crate::model::sync::lock;
+use crate::oci::reference::{ImageName, Source};
+use crate::store::gc::Force;
+use crate::store::{Access, timestamp};
+
+use super::Context;
+use super::output::{self, Format, Row};
+
+/// `mlfs image ...`
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Load an image into the store
+    #[command(after_help = "Examples:\n  docker save app | mlfs image load docker-archive:- app\n  \
+                            mlfs image load oci:/srv/layouts/debian:12 debian:12")]
+    Load {
+        /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]; FILE may be - for standard input
+        #[arg(value_name = "SOURCE")]
+        source: OsString,
+        /// Its name in the store, NAME[:TAG] [default: the names the source has for it]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Bounds for images of strangers.
+        #[command(flatten)]
+        limits: LimitArgs,
+    },
+    /// List images
+    Ls,
+    /// Tell all about images, as JSON
+    Inspect {
+        /// The images, by name or digest
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+    },
+    /// Take names from images; an image goes with its last name
+    Rm {
+        /// Remove an image with all its names
+        #[arg(short, long)]
+        force: bool,
+        /// The images, by name or digest
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+    },
+}
+
+/// The limits of a load.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Files of all layers together [default: 2000000]
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
+    /// Directories above a file [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_depth: Option<u32>,
+    /// Bytes of one name [default: 255, which is the most]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=255))]
+    max_name: Option<u32>,
+    /// Bytes of the extended attributes of one file [default: 128k]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_xattr_bytes: Option<u64>,
+    /// Bytes of all files of all layers, and of their uncompressed archives [default: 128g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_unpacked: Option<u64>,
+}
+
+impl LimitArgs {
+    /// The limits, defaults filled in.
+    pub fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            max_entries: self.max_entries.unwrap_or(default.max_entries),
+            max_depth: self.max_depth.unwrap_or(default.max_depth),
+            max_name: self.max_name.unwrap_or(default.max_name),
+            max_xattr_bytes: self.max_xattr_bytes.unwrap_or(default.max_xattr_bytes),
+            max_unpacked: self.max_unpacked.unwrap_or(default.max_unpacked),
+        }
+    }
+}
+
+/// A size with Docker's suffixes: powers of 1024.
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match lower.get(digits.len()..).unwrap_or_default() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        other => return Err(format!("\"{other}\" is no unit (k, m, g, t)")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write a number, maybe with k, m, g or t".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// Runs `mlfs image ...`.
+pub fn run(context: &Context, command: ImageCommand) -> Result<()> {
+    match command {
+        ImageCommand::Load { source, name, limits } => load(context, &source, name.as_deref(), &limits.limits()),
+        ImageCommand::Ls => list(context),
+        ImageCommand::Inspect { names } => {
+            let store = context.store(Access::Read)?;
+            output::print_json(
+                names.iter().map(|n| images::facts(&store, n).map(|f| object(&f))).collect::<Result<_>>()?,
+            )
+        }
+        ImageCommand::Rm { force, names } => {
+            let store = context.store(Access::Write)?;
+            let force = if force { Force::Yes } else { Force::No };
+            super::for_each(&names, |name| {
+                let removed = images::remove(&store, name, force)?;
+                let mut text: String = removed.untagged.iter().map(|n| format!("Untagged: {n}\n")).collect();
+                if let Some(digest) = removed.deleted {
+                    text += &format!("Deleted: {digest}\n");
+                }
+                output::print_text(&text)
+            })
+        }
+    }
+}
+
+fn load(context: &Context, source: &OsString, name: Option<&str>, limits: &Limits) -> Result<()> {
+    let source = Source::parse(source).map_err(|e| EngineError::usage(e.to_string()))?;
+    load::check_source(&source)?;
+    let name: Option<ImageName> = name
+        .map(str::parse)
+        .transpose()
+        .map_err(|e: crate::oci::reference::BadReference| EngineError::usage(e.to_string()))?;
+    let store = context.store(Access::Write)?;
+    let bars = Bars::default();
+    let progress: &dyn Progress = if output::is_terminal() && !context.is_quiet { &bars } else { &load::Silent };
+    let loaded = load::load_image(&store, &source, name.as_ref(), limits, progress);
+    bars.clear();
+    let loaded = loaded?;
+    if context.format == Format::Json {
+        return output::print_json(vec![object(&images::facts(&store, &loaded.manifest.to_string())?)]);
+    }
+    match loaded.names.as_slice() {
+        [] => output::print_text(&format!("Loaded image: {}\n", loaded.manifest)),
+        names => output::print_text(&names.iter().map(|n| format!("Loaded image: {n}\n")).collect::<String>()),
+    }
+}
+
+fn list(context: &Context) -> Result<()> {
+    let store = context.store(Access::Read)?;
+    let all = store.load_images().or_fail(|| "cannot list images")?;
+    let facts = all.iter().map(|i| images::facts(&store, &i.manifest.to_string())).collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for image in &facts {
+        // People see a line per name, JSON has an object per image.
+        let is_once = context.format == Format::Json;
+        let names: Vec<Option<&String>> = match image.names.as_slice() {
+            [] => vec![None],
+            names if is_once => names.iter().take(1).map(Some).collect(),
+            names => names.iter().map(Some).collect(),
+        };
+        for name in names {
+            let (repository, tag) = name.and_then(|n| n.rsplit_once(':')).unwrap_or(("<none>", "<none>"));
+            rows.push(Row {
+                name: name.cloned().unwrap_or_else(|| image.manifest.to_string()).into_bytes(),
+                cells: vec![
+                    repository.to_owned(),
+                    tag.to_owned(),
+                    image.id.short(),
+                    output::age(image.created.as_deref().and_then(timestamp::seconds)),
+                    output::size(image.unpacked),
+                ],
+                json: object(image),
+            });
+        }
+    }
+    output::print_rows(context.format, context.is_quiet, &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows)
+}
+
+fn object(image: &ImageFacts) -> Value {
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|l| {
+            json!({
+                "Digest": l.blob.digest.to_string(),
+                "DiffID": l.diff_id.to_string(),
+                "MediaType": l.blob.media_type,
+                "Size": l.blob.size,
+                "UnpackedSize": l.unpacked,
+            })
+        })
+        .collect();
+    let digests: Vec<String> =
+        image.names.iter().filter_map(|n| n.rsplit_once(':')).map(|(n, _)| format!("{n}@{}", image.manifest)).collect();
+    let text = |key: &str| image.raw_config.get(key).cloned().unwrap_or(Value::Null);
+    json!({
+        "Id": image.id.to_string(),
+        "Digest": image.manifest.to_string(),
+        "RepoTags": image.names,
+        "RepoDigests": digests,
+        "Created": image.created,
+        "Author": text("author"),
+        "Architecture": text("architecture"),
+        "Os": text("os"),
+        "Variant": text("variant"),
+        "Size": image.unpacked,
+        "Config": text("config"),
+        "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(|l| l.diff_id.to_string()).collect::<Vec<_>>() },
+        "Layers": layers,
+    })
+}
+
+/// A bar per layer, on the terminal.
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    bars: Mutex<HashMap<usize, ProgressBar>>,
+}
+
+impl Bars {
+    fn clear(&self) {
+        if let Err(e) = self.all.clear() {
+            log::debug!("cannot clear the bars: {e}");
+        }
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, number: usize, label: &str, bytes: Option<u64>) {
+        let style =
+            ProgressStyle::with_template("{prefix:>12} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}");
+        let bar = self.all.add(ProgressBar::new(bytes.unwrap_or(0)));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(label.to_owned());
+        lock(&self.bars).insert(number, bar);
+    }
+
+    fn advance(&self, number: usize, bytes: u64) {
+        if let Some(bar) = lock(&self.bars).get(&number) {
+            bar.inc(bytes);
+        }
+    }
+
+    fn end(&self, number: usize) {
+        if let Some(bar) = lock(&self.bars).remove(&number) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("0", 0), ("12", 12), ("128k", 131_072), ("2G", 2 << 30), ("1tib", 1 << 40)] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for bad in ["", "k", "1x", "-1", "99999999999t", "1.5g"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

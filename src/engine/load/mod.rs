@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Loads images and layers into the store.
+//!
+//! Everything is written and verified in a staging folder first: manifest, configuration, blobs, diffIDs. Then it is
+//! made durable by one call, moved into place, and named; a failure at any point leaves the store's tree as it was.
+//! Layers are loaded side by side, bounded by the cores; memory is bounded by the pipes between the threads and by
+//! `--max-entries`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::engine::{EngineError, OrFail, Result};
+use crate::layer::index::{Budget, Index, Limits};
+use crate::model::Digest;
+use crate::model::sync::lock;
+use crate::oci::archive::Archive;
+use crate::oci::layout::{Files, SourceImage, SourceLayer, find_docker, find_oci};
+use crate::oci::reference::{DEFAULT_TAG, ImageName, Source};
+use crate::oci::spec::{BlobRef, OCI_LAYER, OCI_MANIFEST, make_manifest};
+use crate::store::blob::StagedBlob;
+use crate::store::object::ObjectBatch;
+use crate::store::{Existing, Mode, Publication, Store, Wait};
+
+pub mod layer;
+pub mod pipe;
+pub mod pool;
+
+use layer::{Failure, LayerSource, Shared, StagedLayer, stage_layer};
+use pool::with_pool;
+
+/// The most layers that are loaded side by side.
+const LAYERS_AT_ONCE: usize = 4;
+/// The most threads that write objects.
+const WRITERS: usize = 8;
+
+/// Is told how far a load is. Called from several threads.
+pub trait Progress: Sync {
+    /// Layer `number` begins; it has so many bytes, if that is known.
+    fn begin(&self, number: usize, label: &str, bytes: Option<u64>);
+    /// So many bytes more of layer `number` were read.
+    fn advance(&self, number: usize, bytes: u64);
+    /// Layer `number` is done.
+    fn end(&self, number: usize);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _number: usize, _label: &str, _bytes: Option<u64>) {}
+    fn advance(&self, _number: usize, _bytes: u64) {}
+    fn end(&self, _number: usize) {}
+}
+
+/// A loaded image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// The names it has got, `NAME:TAG`.
+    pub names: Vec<String>,
+}
+
+/// Loads the image at `source`; `name` is its name in the store, else the names the source has for it.
+pub fn load_image(
+    store: &Store,
+    source: &Source,
+    name: Option<&ImageName>,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<Loaded> {
+    let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot lock the store")?;
+    let staging = store.stage("load").or_fail(|| "cannot load an image")?;
+    let (files, image) = find(source, staging.path())?;
+    if let (Some(wanted), Some((found, _))) = (name.and_then(ImageName::digest), &image.manifest)
+        && *wanted != found.digest
+    {
+        return Err(EngineError::failed(format!("the image has the digest {}, not {wanted}", found.digest)));
+    }
+    let names = choose_names(source, &image, name);
+    let (blobs, mut publication) = stage_and_publish(store, staging.path(), &files, &image, limits, progress)?;
+
+    let (manifest, bytes) = match image.manifest {
+        Some(manifest) => manifest,
+        None => {
+            let layers: Vec<BlobRef> = image.layers.iter().filter_map(|l| blobs.get(&l.path)).cloned().collect();
+            let bytes = make_manifest(&image.config.0, &layers);
+            let blob =
+                BlobRef { digest: Digest::of(&bytes), size: bytes.len() as u64, media_type: OCI_MANIFEST.to_owned() };
+            (blob, bytes)
+        }
+    };
+    if let Some(wanted) = name.and_then(ImageName::digest)
+        && *wanted != manifest.digest
+    {
+        return Err(EngineError::failed(format!("the image has the digest {}, not {wanted}", manifest.digest)));
+    }
+    for (name, bytes) in [("config", &image.config.1), ("manifest", &bytes)] {
+        let blob = StagedBlob::of(staging.path(), name, bytes).or_fail(|| "cannot store an image")?;
+        blob.publish(store, &mut publication).or_fail(|| "cannot store an image")?;
+    }
+    store.sync().or_fail(|| "cannot store an image")?;
+    store.name_image(&manifest, &names).or_fail(|| "cannot name an image")?;
+    publication.commit();
+    Ok(Loaded { manifest: manifest.digest, names })
+}
+
+/// Finds the image in its source; nothing of it is in the store yet.
+fn find(source: &Source, spool: &Path) -> Result<(Files, SourceImage)> {
+    let archive = |input| Archive::open(input, spool).map(Files::Archive).map_err(|e| spooling(spool, e));
+    check_source(source)?;
+    match source {
+        Source::Oci { dir, tag } => {
+            let files = Files::Dir(dir.clone());
+            let image = find_oci(&files, tag.as_deref()).or_fail(|| "cannot load an image")?;
+            Ok((files, image))
+        }
+        Source::OciArchive { file, tag } => {
+            let files = archive(file)?;
+            let image = find_oci(&files, tag.as_deref()).or_fail(|| "cannot load an image")?;
+            Ok((files, image))
+        }
+        Source::DockerArchive { file, tag } => {
+            let files = archive(file)?;
+            let image = find_docker(&files, tag.as_deref()).or_fail(|| "cannot load an image")?;
+            Ok((files, image))
+        }
+        Source::Rootfs(_) | Source::Store(_) => Err(EngineError::usage("no source to load from")),
+    }
+}
+
+/// Can an image be loaded from there, as far as the words tell?
+pub fn check_source(source: &Source) -> Result<()> {
+    match source {
+        Source::Oci { .. } | Source::OciArchive { .. } | Source::DockerArchive { .. } => Ok(()),
+        Source::Rootfs(dir) => Err(EngineError::usage(format!(
+            "a directory is no image to load; mount it with `mlfs mount --layer {} MOUNTPOINT`",
+            dir.display()
+        ))),
+        Source::Store(name) => Err(EngineError::usage(format!(
+            "\"{name}\" is no source; write oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:TAG]"
+        ))),
+    }
+}
+
+/// A full disk while an archive is spooled is told as the store's.
+fn spooling(spool: &Path, error: crate::oci::OciError) -> EngineError {
+    match error {
+        crate::oci::OciError::Io { path, source } if path.starts_with(spool) => {
+            EngineError::failed("cannot load an image")
+                .because(crate::store::StoreError::writing("write", &path, source))
+        }
+        other => EngineError::failed("cannot load an image").because(other),
+    }
+}
+
+/// The names an image gets: the one asked for, else those of its source, else the name of its file and its tag.
+fn choose_names(source: &Source, image: &SourceImage, asked: Option<&ImageName>) -> Vec<String> {
+    if let Some(name) = asked {
+        return name.repo_tag().into_iter().collect();
+    }
+    let known = image.names.iter().filter_map(|n| n.parse::<ImageName>().ok()).filter_map(|n| n.repo_tag());
+    let known: Vec<String> = known.collect();
+    if !known.is_empty() {
+        return known;
+    }
+    let place = match source {
+        Source::Oci { dir, .. } => dir.canonicalize().unwrap_or_else(|_| dir.clone()),
+        Source::OciArchive { file: crate::oci::reference::Input::File(path), .. } => path.with_extension(""),
+        _ => return Vec::new(),
+    };
+    let tag = image.tag.as_deref().unwrap_or(DEFAULT_TAG);
+    let name = place.file_name().map(|n| format!("{}:{tag}", n.to_string_lossy().to_lowercase()));
+    name.filter(|n| n.parse::<ImageName>().is_ok()).into_iter().collect()
+}
+
+/// Loads the layers that the store lacks; answers the blobs by their paths in the source.
+fn stage_and_publish(
+    store: &Store,
+    staging: &Path,
+    files: &Files,
+    image: &SourceImage,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<(HashMap<String, BlobRef>, Publication)> {
+    let mut blobs = HashMap::new();
+    let mut wanted: Vec<&SourceLayer> = Vec::new();
+    for layer in &image.layers {
+        if let Some(blob) = &layer.blob
+            && store.has_blob(&blob.digest, blob.size)
+            && has_layer(store, &layer.diff_id)
+        {
+            blobs.insert(layer.path.clone(), blob.clone());
+        } else if !wanted.iter().any(|w| w.path == layer.path && w.diff_id == layer.diff_id) {
+            wanted.push(layer);
+        }
+    }
+    let open = |number: usize| -> Result<LayerSource<'_>> {
+        let layer = wanted.get(number).ok_or_else(|| EngineError::failed("a layer without a number"))?;
+        let part = files.open(&layer.path).or_fail(|| "cannot load an image")?;
+        let part = part.ok_or_else(|| {
+            let name = layer.blob.as_ref().map_or_else(|| layer.path.clone(), |b| b.digest.to_string());
+            EngineError::failed(format!("{}: the layer {name} is missing", files.place().display()))
+        })?;
+        progress.begin(number, &layer.diff_id.short(), Some(part.size));
+        Ok(LayerSource {
+            number,
+            reader: part.reader,
+            blob: layer.blob.as_ref().map(|b| (b.digest, b.size)),
+            diff_id: Some(layer.diff_id),
+            is_blob_kept: true,
+        })
+    };
+    let (staged, objects) = stage_all(store, staging, wanted.len(), &open, limits, progress)?;
+    let mut publication = store.publish();
+    publication.objects(objects.dir()).or_fail(|| "cannot store an image")?;
+    for (layer, source) in staged.iter().zip(&wanted) {
+        publish_layer(store, layer, Existing::Replace, &mut publication)?;
+        if let Some(blob) = &layer.blob {
+            blob.publish(store, &mut publication).or_fail(|| "cannot store an image")?;
+            let media_type = source.blob.as_ref().map_or(OCI_LAYER, |b| &b.media_type);
+            let blob = BlobRef { digest: blob.digest, size: blob.size, media_type: media_type.to_owned() };
+            blobs.insert(source.path.clone(), blob);
+        }
+    }
+    Ok((blobs, publication))
+}
+
+fn publish_layer(store: &Store, layer: &StagedLayer, existing: Existing, publication: &mut Publication) -> Result<()> {
+    // A sound index of the same layer stays: containers have it mapped, and its numbers are inode numbers.
+    let existing = if has_layer(store, &layer.diff_id) { Existing::Keep } else { existing };
+    publication.file(&layer.index, store.layout().index(&layer.diff_id), existing).or_fail(|| "cannot store a layer")
+}
+
+/// Is there a sound index of this layer?
+fn has_layer(store: &Store, diff_id: &Digest) -> bool {
+    let file = File::open(store.layout().index(diff_id));
+    file.is_ok_and(|file| Index::open(&file).is_ok_and(|index| index.diff_id() == *diff_id))
+}
+
+/// Stages `count` layers side by side and makes them durable.
+fn stage_all<'s>(
+    store: &Store,
+    staging: &Path,
+    count: usize,
+    open: &(dyn Fn(usize) -> Result<LayerSource<'s>> + Sync),
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<(Vec<StagedLayer>, ObjectBatch)> {
+    let objects = ObjectBatch::new(store, staging).or_fail(|| "cannot store an image")?;
+    let budget = Budget::new(*limits);
+    let failure = Failure::default();
+    let shared = Shared { staging, budget: &budget, progress, failure: &failure };
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, StagedLayer)>> = Mutex::default();
+    with_pool(&objects, cores.clamp(1, WRITERS), |pool| {
+        std::thread::scope(|scope| {
+            for _ in 0..cores.min(LAYERS_AT_ONCE).min(count) {
+                let pool = pool.clone();
+                let (shared, next, done) = (&shared, &next, &done);
+                scope.spawn(move || {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count || shared.failure.is_set() {
+                            return;
+                        }
+                        match open(number).and_then(|source| stage_layer(shared, pool.clone(), source)) {
+                            Ok(layer) => lock(done).push((number, layer)),
+                            Err(error) => shared.failure.set(error),
+                        }
+                    }
+                });
+            }
+        });
+    });
+    failure.into_result()?;
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(number, _)| *number);
+    store.sync().or_fail(|| "cannot store an image")?;
+    Ok((done.into_iter().map(|(_, layer)| layer).collect(), objects))
+}
+
+/// Loads a tar (plain, gzip or zstd) as a layer of its own, for `mlfs mount --layer FILE`; answers its diffID.
+///
+/// Hold the store's lock shared from before this call until a record of a container names the layer: until then a
+/// collection may remove it.
+pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dyn Progress) -> Result<Digest> {
+    let what = || format!("cannot load the layer {}", path.display());
+    let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(what)?;
+    let staging = store.stage("layer").or_fail(what)?;
+    let open = |number: usize| -> Result<LayerSource<'static>> {
+        let file = File::open(path).or_fail(what)?;
+        let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+        progress.begin(number, &path.display().to_string(), bytes);
+        Ok(LayerSource { number, reader: Box::new(file), blob: None, diff_id: None, is_blob_kept: false })
+    };
+    let (staged, objects) = stage_all(store, staging.path(), 1, &open, limits, progress)
+        .map_err(|e| EngineError::failed(what()).because(e))?;
+    let mut publication = store.publish();
+    publication.objects(objects.dir()).or_fail(what)?;
+    for layer in &staged {
+        publish_layer(store, layer, Existing::Replace, &mut publication)?;
+    }
+    store.sync().or_fail(what)?;
+    publication.commit();
+    let diff_id = staged.first().map(|l| l.diff_id);
+    diff_id.ok_or_else(|| EngineError::failed(what()))
+}
+
+/// Makes the index of a layer anew from its blob, because it is damaged or of another version.
+pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<()> {
+    let what = || format!("cannot rebuild the index of the layer {diff_id}");
+    let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(what)?;
+    let staging = store.stage("rebuild").or_fail(what)?;
+    let open = |number: usize| -> Result<LayerSource<'static>> {
+        let mut file = File::open(store.layout().blob(&blob.digest)).or_fail(what)?;
+        file.rewind().or_fail(what)?;
+        let reader: Box<dyn Read + Send> = Box::new(file);
+        let blob = Some((blob.digest, blob.size));
+        Ok(LayerSource { number, reader, blob, diff_id: Some(*diff_id), is_blob_kept: false })
+    };
+    // It was within the limits when it was loaded, whatever they were.
+    let limits = Limits { max_entries: u64::MAX, max_unpacked: u64::MAX, ..Limits::default() };
+    let (staged, objects) = stage_all(store, staging.path(), 1, &open, &limits, &Silent)?;
+    let mut publication = store.publish();
+    publication.objects(objects.dir()).or_fail(what)?;
+    for layer in &staged {
+        publish_layer(store, layer, Existing::Replace, &mut publication)?;
+    }
+    store.sync().or_fail(what)?;
+    publication.commit();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
