@@ -67,8 +67,10 @@ pub struct Compare {
     pub is_dir_mtime: bool,
     /// Extended attributes.
     pub is_xattrs: bool,
-    /// Hard links: counts and groups.
+    /// Hard links: which names are one file.
     pub is_links: bool,
+    /// The counts of hard links too.
+    pub is_link_count: bool,
     /// Inode numbers.
     pub is_ino: bool,
     /// Times after this second need not be equal when both sides are after it.
@@ -84,6 +86,7 @@ impl Compare {
         is_dir_mtime: true,
         is_xattrs: true,
         is_links: true,
+        is_link_count: true,
         is_ino: false,
         recent: i64::MAX,
         is_root: true,
@@ -291,11 +294,13 @@ impl Node {
             };
             lines.push(format!("{shown}: xattrs {} | {}", show(&self.xattrs), show(&other.xattrs)));
         }
-        if compare.is_links && self.links != other.links {
-            let show = |links: &Option<(u64, Vec<u8>)>| {
-                links.as_ref().map(|(count, name)| format!("{count} of {}", String::from_utf8_lossy(name)))
-            };
-            lines.push(format!("{shown}: links {:?} | {:?}", show(&self.links), show(&other.links)));
+        let links = |node: &Node| {
+            let (count, first) = node.links.as_ref()?;
+            let first = String::from_utf8_lossy(first).into_owned();
+            Some(if compare.is_link_count { format!("{count} of {first}") } else { first })
+        };
+        if compare.is_links && links(self) != links(other) {
+            lines.push(format!("{shown}: links {:?} | {:?}", links(self), links(other)));
         }
         if compare.is_ino && self.ino != other.ino {
             lines.push(format!("{shown}: inode {} | {}", self.ino, other.ino));
