@@ -98,6 +98,6 @@ fn a_directory_of_the_host_keeps_the_contract() {
         std::fs::write(path(&format!("many/{number}")), "").unwrap();
     }
     let fd = std::fs::File::open(temp.path()).unwrap().into();
-    let form = HostForm { has_oci_names: true, has_override: false };
+    let form = HostForm { has_oci_names: true, ..HostForm::default() };
     check(&DirLayer::open(fd, "host".into(), form).unwrap());
 }

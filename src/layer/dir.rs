@@ -27,6 +27,8 @@ pub struct HostForm {
     pub has_oci_names: bool,
     /// Owner, mode and kind may stand in `user.containers.override_stat`.
     pub has_override: bool,
+    /// A plain directory (volume, bind): nothing in it is a mark, everything is shown.
+    pub is_plain: bool,
 }
 
 /// How many listings are kept.
@@ -38,7 +40,16 @@ pub struct DirLayer {
     root: Arc<Dir>,
     label: String,
     form: HostForm,
-    listings: Mutex<VecDeque<(FileId, Stamp, Arc<Listing>)>>,
+    listings: Mutex<VecDeque<Cached>>,
+}
+
+/// A listing that is kept.
+#[derive(Debug)]
+struct Cached {
+    dir: FileId,
+    /// The directory's times when it was read; `None` once we changed the directory: only good to go on with.
+    stamp: Option<Stamp>,
+    listing: Arc<Listing>,
 }
 
 /// Tells whether a directory has changed: its modification and change times.
@@ -91,10 +102,45 @@ impl DirLayer {
         Ok(attr)
     }
 
+    /// The target of the symlink at `place`.
+    pub fn read_link_at(&self, place: &Place) -> Result<Vec<u8>, FsError> {
+        if self.form.has_override && Kind::from_mode(place.stat()?.st_mode) == Some(Kind::File) {
+            return override_stat::read_target(place);
+        }
+        place.read_link()
+    }
+
+    /// A user's attribute of the object at `place`.
+    pub fn xattr_at(&self, place: &Place, name: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
+        if whiteout::is_mark(name) && !self.form.is_plain {
+            return Ok(None);
+        }
+        match xattr::get(place, name)? {
+            None if self.form.has_override => xattr::get(place, &override_stat::aside(name)),
+            value => Ok(value),
+        }
+    }
+
+    /// The names of the users' attributes of the object at `place`.
+    pub fn xattr_names_at(&self, place: &Place) -> Result<Vec<Vec<u8>>, FsError> {
+        let mut names = Vec::new();
+        for name in xattr::list(place)? {
+            if let Some(real) = override_stat::from_aside(&name).filter(|_| self.form.has_override) {
+                names.push(real.to_vec());
+            } else if self.form.is_plain || !whiteout::is_mark(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// How the directory is marked: opaque, holding whiteouts by attribute.
     pub fn marks(&self, dir: &Arc<Dir>) -> Result<DirMarks, FsError> {
         let place = Place::Dir(Arc::clone(dir));
         let mut marks = DirMarks::default();
+        if self.form.is_plain {
+            return Ok(marks);
+        }
         for name in xattr::list(&place)? {
             if whiteout::OPAQUE_XATTRS.contains(&name.as_slice())
                 && let Some(value) = xattr::get(&place, &name)?
@@ -117,7 +163,7 @@ impl DirLayer {
     /// What `stat` of `name` in `dir` means: a whiteout, or an entry.
     fn decode(&self, dir: &Arc<Dir>, name: Name<'_>, stat: &Stat) -> Result<Child, FsError> {
         let raw = attr_of(stat)?;
-        if whiteout::is_whiteout_device(&raw) {
+        if whiteout::is_whiteout_device(&raw) && !self.form.is_plain {
             return Ok(Child::Whiteout);
         }
         let birth = Birth { dev: stat.st_dev, ino: stat.st_ino };
@@ -127,7 +173,8 @@ impl DirLayer {
             return Ok(Child::Found(Found { entry: Entry::HostDir(child), birth, attr }));
         }
         let place = Place::at(dir, name);
-        if raw.kind == Kind::File && raw.size == 0 && self.is_xattr_whiteout(dir, &place)? {
+        let may_be_whiteout = raw.kind == Kind::File && raw.size == 0 && !self.form.is_plain;
+        if may_be_whiteout && self.is_xattr_whiteout(dir, &place)? {
             return Ok(Child::Whiteout);
         }
         let attr = self.attr_at(&place, stat)?;
@@ -154,7 +201,8 @@ impl DirLayer {
                 }
             }
             let needs_stat = match entry.kind {
-                None | Some(Kind::Char) => true,
+                None => true,
+                Some(Kind::Char) => !self.form.is_plain,
                 Some(Kind::File) => marks.has_xattr_whiteouts || self.form.has_override,
                 Some(_) => false,
             };
@@ -185,24 +233,26 @@ impl DirLayer {
         let attr = attr_of(&stat)?;
         let stamp = (attr.mtime, attr.ctime);
         let goes_on = after > Cookie::DOTDOT;
-        if let Some((_, _, listing)) =
-            lock(&self.listings).iter().find(|(id, known, _)| *id == dir.id() && (goes_on || *known == stamp))
-        {
-            return Ok(Arc::clone(listing));
+        let is_good = |cached: &&Cached| cached.dir == dir.id() && (goes_on || cached.stamp == Some(stamp));
+        if let Some(cached) = lock(&self.listings).iter().find(is_good) {
+            return Ok(Arc::clone(&cached.listing));
         }
         let listing = self.load_listing(dir)?;
         let mut listings = lock(&self.listings);
-        listings.retain(|(id, _, _)| *id != dir.id());
+        listings.retain(|cached| cached.dir != dir.id());
         if listings.len() >= LISTINGS {
             listings.pop_front();
         }
-        listings.push_back((dir.id(), stamp, Arc::clone(&listing)));
+        listings.push_back(Cached { dir: dir.id(), stamp: Some(stamp), listing: Arc::clone(&listing) });
         Ok(listing)
     }
 
-    /// Forgets the listing of a directory that is about to change.
-    pub fn forget_listing(&self, dir: &Arc<Dir>) {
-        lock(&self.listings).retain(|(id, _, _)| *id != dir.id());
+    /// The directory was changed by us: a listing that begins anew reads it again, whatever its times say (they may be
+    /// coarser than two changes are apart).
+    pub fn outdate_listing(&self, dir: &Arc<Dir>) {
+        for cached in lock(&self.listings).iter_mut().filter(|cached| cached.dir == dir.id()) {
+            cached.stamp = None;
+        }
     }
 
     fn child_of(&self, dir: &Arc<Dir>, name: Name<'_>) -> Result<Child, FsError> {
@@ -289,34 +339,15 @@ impl Layer for DirLayer {
     }
 
     fn read_link(&self, entry: &Entry) -> Result<Vec<u8>, FsError> {
-        let place = Self::place(entry)?;
-        if self.form.has_override && Kind::from_mode(place.stat()?.st_mode) == Some(Kind::File) {
-            return override_stat::read_target(&place);
-        }
-        place.read_link()
+        self.read_link_at(&Self::place(entry)?)
     }
 
     fn xattr(&self, entry: &Entry, name: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        if whiteout::is_mark(name) {
-            return Ok(None);
-        }
-        let place = Self::place(entry)?;
-        match xattr::get(&place, name)? {
-            None if self.form.has_override => xattr::get(&place, &override_stat::aside(name)),
-            value => Ok(value),
-        }
+        self.xattr_at(&Self::place(entry)?, name)
     }
 
     fn xattr_names(&self, entry: &Entry) -> Result<Vec<Vec<u8>>, FsError> {
-        let mut names = Vec::new();
-        for name in xattr::list(&Self::place(entry)?)? {
-            if let Some(real) = override_stat::from_aside(&name).filter(|_| self.form.has_override) {
-                names.push(real.to_vec());
-            } else if !whiteout::is_mark(&name) {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        self.xattr_names_at(&Self::place(entry)?)
     }
 }
 

@@ -121,6 +121,13 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Does `dir` hide everything below it in deeper layers?
     fn is_opaque(&self, dir: &Entry) -> Result<bool, FsError>;
 
+    /// Was `dir` only made because something lies in it (a tar may lack members for parents)? Then the attributes of
+    /// the same directory in deeper layers count, not these.
+    fn is_implicit(&self, dir: &Entry) -> Result<bool, FsError> {
+        let _ = dir;
+        Ok(false)
+    }
+
     /// Passes the names of `dir` after `after` to `sink`, whiteouts included, in the order of (name hash, name), each
     /// name once, until `sink` breaks. `.` and `..` are not passed.
     fn list(

@@ -10,12 +10,14 @@ use crate::model::FsError;
 
 pub mod data;
 pub mod dir;
+pub mod map;
 pub mod mount;
 pub mod node;
 pub mod proc;
 pub mod xattr;
 
 pub use dir::{Dir, FileId};
+pub use map::Map;
 pub use node::{Place, SetTime};
 
 impl From<Errno> for FsError {

@@ -1,2 +1,180 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! (see ARCHITECTURE.md)
+//! Floor 4: the writable layer, a directory of the host.
+//!
+//! `ownership.rs` says how owners and modes are held, `format.rs` how marks are written (whiteouts, opaque, numbers),
+//! `stage.rs` how something becomes visible whole or not at all, `edit.rs` how names change, `copy_up.rs` how an entry
+//! of a layer becomes ours, `links.rs` how hard-link groups of layers survive it, `recover.rs` what a crash leaves.
+//! The namespace of an upper belongs to the user: a file called `.wh.foo` is just a file.
+//!
+//! An upper **with** a work directory may lie over layers; one **without** is a plain directory (volume, bind, tmpfs):
+//! it knows no whiteouts and no marks, and others may change it.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use crate::layer::dir::{DirLayer, HostForm};
+use crate::model::{FsError, Name};
+use crate::sys::xattr::SetMode;
+use crate::sys::{Dir, Place, proc, xattr};
+
+pub mod copy_up;
+pub mod edit;
+pub mod format;
+pub mod links;
+pub mod ownership;
+pub mod recover;
+pub mod stage;
+
+pub use ownership::Ownership;
+
+/// What an upper is made of.
+#[derive(Debug)]
+pub struct UpperSpec {
+    /// The directory that holds what was written.
+    pub dir: OwnedFd,
+    /// A directory on the same filesystem for staging; `None` for a plain directory (volume, bind, tmpfs).
+    pub work: Option<OwnedFd>,
+    /// How owners are held.
+    pub ownership: Ownership,
+    /// Leave out syncing what is copied up (`-o volatile`).
+    pub is_volatile: bool,
+}
+
+/// Where marks are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkSpace {
+    /// `trusted.overlay.`: only root of the initial namespace can.
+    Trusted,
+    /// `user.overlay.`: the kernel's `userxattr` form.
+    User,
+}
+
+/// The work side of an upper that lies over layers.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Staging.
+    pub(crate) stage: Arc<Dir>,
+    /// Hard-link groups of layers.
+    pub(crate) links: Arc<Dir>,
+    /// Where marks are written.
+    pub(crate) marks: MarkSpace,
+    /// The number of the next staged name.
+    pub(crate) next: AtomicU64,
+    /// The host has no whiteout devices: the attribute form is used.
+    pub(crate) needs_xattr_whiteouts: AtomicBool,
+    /// The host has no unnamed files.
+    pub(crate) lacks_tmpfile: AtomicBool,
+    /// Is there any hard-link group recorded? Spares a look-up per linked file.
+    pub(crate) has_links: AtomicBool,
+}
+
+/// A writable layer.
+#[derive(Debug)]
+pub struct Upper {
+    reader: DirLayer,
+    ownership: Ownership,
+    work: Option<Work>,
+    is_volatile: bool,
+}
+
+impl Upper {
+    /// Opens an upper and clears what a crash has left in its work directory.
+    ///
+    /// Errors: `Unsupported` when marks are needed and the host has no extended attributes for us, `CrossDevice` when
+    /// work lies on another filesystem, and what the host answers.
+    pub fn open(spec: UpperSpec, label: String) -> Result<Self, FsError> {
+        let root = Dir::from_fd(spec.dir)?;
+        let form = HostForm {
+            has_oci_names: false,
+            has_override: spec.ownership.uses_override(),
+            is_plain: spec.work.is_none(),
+        };
+        let work = match spec.work {
+            None => None,
+            Some(fd) => Some(Work::open(Dir::from_fd(fd)?, &root)?),
+        };
+        let reader = DirLayer::from_dir(root, label, form);
+        Ok(Upper { reader, ownership: spec.ownership, work, is_volatile: spec.is_volatile })
+    }
+
+    /// The upper of a branch that is one file of the host: it has no names, so its root is never reached.
+    pub fn of_one_file(label: String) -> Result<Self, FsError> {
+        let dir = rustix::fs::open(c"/proc/self", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())?;
+        let ownership = Ownership::Native;
+        Self::open(UpperSpec { dir, work: None, ownership, is_volatile: false }, label)
+    }
+
+    /// The reading half.
+    pub fn reader(&self) -> &DirLayer {
+        &self.reader
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> &Arc<Dir> {
+        self.reader.root_dir()
+    }
+
+    /// How owners are held.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
+    /// Is it a plain directory that others may change, rather than an upper over layers?
+    pub fn is_plain(&self) -> bool {
+        self.work.is_none()
+    }
+
+    pub(crate) fn work(&self) -> Result<&Work, FsError> {
+        self.work.as_ref().ok_or(FsError::Unsupported)
+    }
+}
+
+impl Work {
+    fn open(work: Arc<Dir>, root: &Arc<Dir>) -> Result<Self, FsError> {
+        if work.id().dev != root.id().dev {
+            return Err(FsError::CrossDevice);
+        }
+        let stage = open_or_make(&work, Name::new(b"work")?)?;
+        let links = open_or_make(&work, Name::new(b"mlfs-links")?)?;
+        recover::empty(&stage)?;
+        let has_links = !links.read_all()?.is_empty();
+        let marks = probe_marks(&stage)?;
+        Ok(Work {
+            stage,
+            links,
+            marks,
+            next: AtomicU64::new(0),
+            needs_xattr_whiteouts: AtomicBool::new(false),
+            lacks_tmpfile: AtomicBool::new(false),
+            has_links: AtomicBool::new(has_links),
+        })
+    }
+}
+
+fn open_or_make(parent: &Arc<Dir>, name: Name<'_>) -> Result<Arc<Dir>, FsError> {
+    match rustix::fs::mkdirat(&*parent.open()?, name.os(), rustix::fs::Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => parent.open_child(name),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Which attributes may we set here?
+fn probe_marks(stage: &Arc<Dir>) -> Result<MarkSpace, FsError> {
+    let place = Place::Dir(Arc::clone(stage));
+    for (space, probe) in
+        [(MarkSpace::Trusted, &b"trusted.overlay.mlfs.probe"[..]), (MarkSpace::User, b"user.overlay.mlfs.probe")]
+    {
+        if xattr::set(&place, probe, b"y", SetMode::Any).is_ok() {
+            xattr::remove(&place, probe)?;
+            return Ok(space);
+        }
+    }
+    Err(FsError::Unsupported)
+}
+
+/// The ownership form in which this process can hold every owner in `dir`: `Native` when it may give files away
+/// (root of the initial namespace, or of one with a range of ids), else `Override`.
+pub fn probe_ownership(_dir: BorrowedFd<'_>) -> Ownership {
+    if proc::euid() == 0 && proc::count_user_ids() > 65_535 { Ownership::Native } else { Ownership::Override }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Attributes: GETATTR, SETATTR, READLINK, STATFS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use super::Fs;
+use crate::model::ids::{HandleId, NodeId};
+use crate::model::sync::read;
+use crate::model::{Attr, FsError, Kind};
+use crate::sys::node::SetTime;
+use crate::sys::{FileId, Place};
+use crate::tree::{Node, Tree};
+use crate::upper::Upper;
+use crate::upper::copy_up::Extent;
+use crate::upper::ownership::Stat;
+
+/// What SETATTR asks for; `None` and `Keep` leave as is.
+#[derive(Clone, Copy, Debug)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub perm: Option<u32>,
+    /// Owner as the mount shows ids.
+    pub uid: Option<u32>,
+    /// Group as the mount shows ids.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: SetTime,
+    /// Modification time.
+    pub mtime: SetTime,
+}
+
+impl Default for SetAttr {
+    fn default() -> Self {
+        SetAttr { perm: None, uid: None, gid: None, size: None, atime: SetTime::Keep, mtime: SetTime::Keep }
+    }
+}
+
+impl Fs {
+    /// GETATTR: the attributes and how long they may be believed.
+    pub fn getattr(&self, id: NodeId) -> Result<(Attr, Duration), FsError> {
+        let node = self.tree.node(id)?;
+        let attr = self.tree.attr(&node)?;
+        Ok((self.show(attr), self.getattr_ttl(&node)))
+    }
+
+    /// A GETATTR answer shows the true inode number, so it may be cached even where an entry reply may not.
+    fn getattr_ttl(&self, node: &Node) -> Duration {
+        self.caching(node).entry
+    }
+
+    /// SETATTR. `handle`: the open file through which a size is set.
+    pub fn setattr(
+        &self,
+        id: NodeId,
+        handle: Option<HandleId>,
+        set: &SetAttr,
+    ) -> Result<(Attr, Duration), FsError> {
+        let node = self.tree.node(id)?;
+        let branch = Arc::clone(node.branch());
+        let extent = if set.size == Some(0) { Extent::Nothing } else { Extent::Whole };
+        let writable = self.tree.writable(&node, extent)?;
+        let upper = branch.writable_upper()?;
+        if let Some(size) = set.size {
+            self.truncate(&node, writable.place(), handle, size)?;
+        }
+        let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
+        if changes_stat {
+            let now = Stat::of(&branch.attr_in_upper(writable.place())?);
+            let stat = self.changed_stat(now, set)?;
+            if upper.needs_conversion(writable.place(), &stat)? {
+                self.convert(upper, &node, &stat)?;
+            } else {
+                upper.hold_stat(writable.place(), &stat)?;
+            }
+        }
+        if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
+            let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
+            place.utimens(set.atime, set.mtime)?;
+        }
+        self.getattr(id)
+    }
+
+    /// The stored stat after a change of shown ids and mode.
+    fn changed_stat(&self, mut stat: Stat, set: &SetAttr) -> Result<Stat, FsError> {
+        use crate::model::ids::IdMap;
+        let inner = |map: &IdMap, shown: u32, stored: u32| match map {
+            // One shown owner: giving to him changes nothing, to others is not possible.
+            IdMap::Fixed(id) if *id == shown => Ok(stored),
+            IdMap::Fixed(_) => Err(FsError::Perm),
+            map => map.to_inner(shown).ok_or(FsError::Overflow),
+        };
+        if let Some(uid) = set.uid {
+            stat.uid = inner(&self.uids, uid, stat.uid)?;
+        }
+        if let Some(gid) = set.gid {
+            stat.gid = inner(&self.gids, gid, stat.gid)?;
+        }
+        stat.perm = set.perm.unwrap_or(stat.perm) & 0o7777;
+        Ok(stat)
+    }
+
+    /// Puts an object of another kind in the place of one that cannot hold `stat` (a symlink given to another owner
+    /// under the override form becomes a file with the link's target).
+    fn convert(&self, upper: &Upper, node: &Arc<Node>, stat: &Stat) -> Result<(), FsError> {
+        let _resolving = self.tree.resolving();
+        let (parent, name) = crate::tree::copy_up::newest_link(node).ok_or(FsError::Unsupported)?;
+        let dir = Tree::upper_dir(&parent).ok_or(FsError::Stale)?;
+        let _names = crate::model::sync::lock(&parent.names);
+        let old = Place::at(&dir, name.as_name());
+        let place = upper.convert(&old, stat, node.ino())?;
+        self.tree.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
+        upper.reader().outdate_listing(&dir);
+        Ok(())
+    }
+
+    fn truncate(
+        &self,
+        node: &Arc<Node>,
+        place: &Place,
+        handle: Option<HandleId>,
+        size: u64,
+    ) -> Result<(), FsError> {
+        if node.kind() == Kind::Dir {
+            return Err(FsError::IsDir);
+        }
+        if let Some(handle) = handle.and_then(|id| self.handles.get(id).ok())
+            && let Some(file) = handle.writable_file()
+        {
+            return Ok(rustix::fs::ftruncate(&*file, size)?);
+        }
+        let file = place.open(OFlags::WRONLY | OFlags::NONBLOCK)?;
+        Ok(rustix::fs::ftruncate(&file, size)?)
+    }
+
+    /// READLINK.
+    pub fn read_link(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+        let node = self.tree.node(id)?;
+        if node.kind() != Kind::Symlink {
+            return Err(FsError::Invalid);
+        }
+        let branch = node.branch();
+        if let (Some(place), Some(upper)) = (Tree::upper_place(&node), branch.upper()) {
+            return upper.reader().read_link_at(&place);
+        }
+        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        branch.layer(&lower)?.read_link(&lower.entry)
+    }
+
+    /// STATFS of the branch of a node: of the host's filesystem under its upper.
+    pub fn statfs(&self, id: NodeId) -> Result<rustix::fs::StatVfs, FsError> {
+        let node = self.tree.node(id)?;
+        let branch = node.branch();
+        if let Some(file) = branch.host_file() {
+            return Ok(rustix::fs::fstatvfs(&**file)?);
+        }
+        if let Some(upper) = branch.upper() {
+            return Ok(rustix::fs::fstatvfs(&*upper.root().open()?)?);
+        }
+        // Only layers: nothing is free; the size is of no filesystem in particular.
+        let root = rustix::fs::statvfs(c"/")?;
+        Ok(rustix::fs::StatVfs {
+            f_blocks: 0,
+            f_bfree: 0,
+            f_bavail: 0,
+            f_files: 0,
+            f_ffree: 0,
+            f_favail: 0,
+            f_namemax: 255,
+            ..root
+        })
+    }
+}

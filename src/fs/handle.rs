@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Open files. A handle carries nothing that could not be opened again: the node, and how it was opened.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use dashmap::DashMap;
+
+use crate::layer::Body;
+use crate::model::FsError;
+use crate::model::ids::HandleId;
+use crate::model::sync::{read, write};
+use crate::tree::Node;
+
+/// Where the content of an open file is read and written.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A file of the upper, opened for writing too.
+    Writable(Arc<OwnedFd>),
+    /// A file of the upper, opened for reading.
+    Readable(Arc<OwnedFd>),
+    /// A file of a layer: left for the upper's once the node is copied up.
+    Layer(Arc<Body>),
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Handle {
+    node: Arc<Node>,
+    content: RwLock<Content>,
+}
+
+impl Handle {
+    /// A handle of `node` on `content`.
+    pub fn new(node: Arc<Node>, content: Content) -> Self {
+        Handle { node, content: RwLock::new(content) }
+    }
+
+    /// The file.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Where it is read and written now.
+    pub fn content(&self) -> Content {
+        read(&self.content).clone()
+    }
+
+    /// It is read and written here from now on.
+    pub fn switch(&self, content: Content) {
+        *write(&self.content) = content;
+    }
+
+    /// The descriptor, if it was opened for writing.
+    pub fn writable_file(&self) -> Option<Arc<OwnedFd>> {
+        match self.content() {
+            Content::Writable(file) => Some(file),
+            Content::Readable(_) | Content::Layer(_) => None,
+        }
+    }
+}
+
+/// The open files of a mount.
+#[derive(Debug, Default)]
+pub struct HandleTable {
+    handles: DashMap<u64, Arc<Handle>>,
+    next: AtomicU64,
+}
+
+impl HandleTable {
+    /// Enters an open file.
+    pub fn insert(&self, handle: Handle) -> HandleId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.handles.insert(id, Arc::new(handle));
+        HandleId(id)
+    }
+
+    /// The open file of a number. `BadHandle` for an unknown one.
+    pub fn get(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
+        self.handles.get(&id.0).map(|handle| Arc::clone(&handle)).ok_or(FsError::BadHandle)
+    }
+
+    /// The file was closed.
+    pub fn remove(&self, id: HandleId) {
+        self.handles.remove(&id.0);
+    }
+
+    /// How many files are open.
+    pub fn len(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Is none open?
+    pub fn is_empty(&self) -> bool {
+        self.handles.is_empty()
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Names that go: UNLINK, RMDIR. A node that the kernel knows stays reachable by a descriptor until it is forgotten.
+
+use std::sync::Arc;
+
+use super::Fs;
+use crate::model::ids::NodeId;
+use crate::model::sync::{lock, write};
+use crate::model::{FsError, Kind, Name};
+use crate::sys::{Dir, Place};
+use crate::tree::merge::{self, Resolved, Sources, Via};
+use crate::tree::{Branch, Node, Tree};
+
+impl Fs {
+    /// UNLINK. `IsDir` for a directory, `Busy` for a mount point.
+    pub fn unlink(&self, parent: NodeId, name: Name<'_>) -> Result<(), FsError> {
+        self.remove(parent, name, false)
+    }
+
+    /// RMDIR. `NotDir` for anything else, `NotEmpty`, `Busy` for a mount point.
+    pub fn rmdir(&self, parent: NodeId, name: Name<'_>) -> Result<(), FsError> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: NodeId, name: Name<'_>, wants_dir: bool) -> Result<(), FsError> {
+        let parent = self.tree.node(parent)?;
+        let branch = Arc::clone(parent.branch());
+        let upper = branch.writable_upper()?;
+        // What is not there needs no copy-up of its directory.
+        {
+            let resolving = self.tree.resolving();
+            self.tree.resolve(&resolving, &parent, name)?.ok_or(FsError::NotFound)?;
+        }
+        let dir = self.tree.writable_dir(&parent)?;
+        let resolving = self.tree.resolving();
+        let _names = lock(&parent.names);
+        let sources = match self.tree.resolve(&resolving, &parent, name)?.ok_or(FsError::NotFound)? {
+            Resolved::Mounted(_) => return Err(FsError::Busy),
+            Resolved::Found(sources) => sources,
+        };
+        match (sources.kind(), wants_dir) {
+            (Kind::Dir, false) => return Err(FsError::IsDir),
+            (Kind::Dir, true) => {
+                let (node, _) = self.tree.enter(&parent, name, sources.clone())?;
+                let is_empty = self.tree.is_empty_dir(&resolving, &node);
+                self.forget(node.id(), 1);
+                if !is_empty? {
+                    return Err(FsError::NotEmpty);
+                }
+            }
+            (_, true) => return Err(FsError::NotDir),
+            (_, false) => {}
+        }
+        let known = self.tree.peek(&parent, &sources);
+        let hold = hold(known.as_deref(), &sources)?;
+        let below = merge::below(&parent, name)?;
+        let is_physical = sources.upper.as_ref().is_some_and(|found| found.via == Via::Name);
+        match (is_physical, wants_dir) {
+            (true, true) => upper.rmdir(&dir, name, below)?,
+            (true, false) => upper.unlink(&dir, name, below)?,
+            (false, _) => upper.white_out(&dir, name)?,
+        }
+        upper.reader().outdate_listing(&dir);
+        self.count_lost_name(&branch, &sources)?;
+        if let Some(node) = known {
+            self.lose(&node, &parent, name, &sources, hold)?;
+        } else if let Some(place) = hold {
+            upper.drop_empty_group(&place)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the links of a hard-link group right when a name that stands in a layer is gone.
+    pub(super) fn count_lost_name(&self, branch: &Branch, sources: &Sources) -> Result<(), FsError> {
+        let upper = branch.writable_upper()?;
+        match (&sources.upper, sources.lowers.first()) {
+            (Some(found), _) => match found.via {
+                Via::Group(group) => upper.lose_layer_name(group, Some(&found.place)),
+                Via::Name => Ok(()),
+            },
+            (None, Some((lower, _))) => match lower.group {
+                Some(group) => upper.lose_layer_name(group, None),
+                None => Ok(()),
+            },
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Takes a name from a known node. `hold`: the object by descriptor, taken before the name went.
+    pub(super) fn lose(
+        &self,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: Name<'_>,
+        sources: &Sources,
+        hold: Option<Place>,
+    ) -> Result<(), FsError> {
+        node.lose_name(parent, name);
+        let Some(place) = hold else {
+            // It lies in a layer, where it stays readable.
+            if sources.lowers.first().is_none_or(|(_, found)| found.attr.nlink < 2 || node.kind() == Kind::Dir) {
+                self.forget_name(node);
+            }
+            return Ok(());
+        };
+        if node.kind() == Kind::Dir {
+            self.forget_name(node);
+            return Ok(());
+        }
+        let branch = node.branch();
+        let upper = branch.writable_upper()?;
+        upper.drop_empty_group(&place)?;
+        if branch.attr_in_upper(&place)?.nlink == 0 {
+            write(&node.state).upper = Some(place);
+            self.forget_name(node);
+        } else {
+            // Another name leads to it; until that is looked up, the descriptor does.
+            let other = self.find_other_name(node, &place)?;
+            write(&node.state).upper = Some(other.unwrap_or(place));
+        }
+        Ok(())
+    }
+
+    fn forget_name(&self, node: &Arc<Node>) {
+        write(&node.state).is_removed = true;
+        self.tree.nodes().release_keys(node);
+    }
+
+    /// A place by name of a file that has lost one: so that no descriptor is held for each file of a linked tree.
+    fn find_other_name(&self, node: &Arc<Node>, held: &Place) -> Result<Option<Place>, FsError> {
+        let links = crate::model::sync::read(&node.state).links.clone();
+        let wanted = held.stat()?;
+        for (parent, name) in links {
+            let Some(dir) = Tree::upper_dir(&parent) else { continue };
+            if let Ok(stat) = dir.stat_child(name.as_name())
+                && (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino)
+            {
+                return Ok(Some(Place::at(&dir, name.as_name())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The object of a name that is about to go, held by descriptor, where it lies in the upper and somebody needs it:
+/// the kernel knows it, or its hard-link group must be looked after.
+pub(super) fn hold(known: Option<&Node>, sources: &Sources) -> Result<Option<Place>, FsError> {
+    let Some(found) = &sources.upper else { return Ok(None) };
+    if let (Place::Dir(_), Some(node)) = (&found.place, known) {
+        let dir: Option<Arc<Dir>> = Tree::upper_dir(node);
+        if let Some(dir) = &dir {
+            dir.pin()?;
+        }
+        return Ok(dir.map(Place::Dir));
+    }
+    let is_dir = matches!(found.place, Place::Dir(_));
+    if is_dir || (known.is_none() && found.attr.nlink < 2 && found.via == Via::Name) {
+        // A last name of a group counts one link here, but two on the host: `attr` has the shown count.
+        let has_host_links = !is_dir && found.place.stat()?.st_nlink > 1;
+        if !has_host_links {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Place::Fd(found.place.hold()?)))
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! RENAME, with NOREPLACE and EXCHANGE.
+//!
+//! A directory with sources in layers is not moved: `CrossDevice`, as kernel overlayfs answers by default, and
+//! programs copy. Across branches: `CrossDevice`.
+
+use std::sync::Arc;
+
+use super::Fs;
+use super::remove::hold;
+use crate::model::ids::NodeId;
+use crate::model::sync::{read, write};
+use crate::model::{FsError, Kind, Name};
+use crate::sys::{Dir, Place};
+use crate::tree::merge::{self, Resolved, Sources, Via};
+use crate::tree::{Branch, Node, Renaming};
+use crate::upper::copy_up::Extent;
+use crate::upper::edit::{Below, Spot};
+
+/// What to do with what stands at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replace it.
+    Replace,
+    /// Fail with `Exists`.
+    NoReplace,
+    /// Both change places.
+    Exchange,
+}
+
+/// One end of a rename.
+struct End<'a> {
+    parent: Arc<Node>,
+    dir: Arc<Dir>,
+    name: Name<'a>,
+}
+
+impl<'a> End<'a> {
+    fn spot(&self, is_dir: bool) -> Spot<'_> {
+        Spot { dir: &self.dir, name: self.name, is_dir }
+    }
+}
+
+impl Fs {
+    /// RENAME of `from.1` in `from.0` to `to.1` in `to.0`.
+    pub fn rename(
+        &self,
+        from: (NodeId, Name<'_>),
+        to: (NodeId, Name<'_>),
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let (from_parent, to_parent) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
+        if !Arc::ptr_eq(from_parent.branch(), to_parent.branch()) {
+            return Err(FsError::CrossDevice);
+        }
+        let branch = Arc::clone(from_parent.branch());
+        branch.writable_upper()?;
+        self.prepare(&from_parent, from.1)?;
+        if mode == RenameMode::Exchange {
+            self.prepare(&to_parent, to.1)?;
+        }
+        let from = End { dir: self.tree.writable_dir(&from_parent)?, parent: from_parent, name: from.1 };
+        let to = End { dir: self.tree.writable_dir(&to_parent)?, parent: to_parent, name: to.1 };
+        let renaming = self.tree.renaming();
+        if to.parent.is_removed() || from.parent.is_removed() {
+            return Err(FsError::NotFound);
+        }
+        match mode {
+            RenameMode::Exchange => self.exchange(&renaming, &branch, &from, &to),
+            RenameMode::Replace | RenameMode::NoReplace => self.move_name(&renaming, &branch, &from, &to, mode),
+        }?;
+        for end in [&from, &to] {
+            branch.writable_upper()?.reader().outdate_listing(&end.dir);
+        }
+        Ok(())
+    }
+
+    /// Brings what stands at `name` into the upper, before the rename lock is taken. A directory that layers take part
+    /// in cannot be moved.
+    fn prepare(&self, parent: &Arc<Node>, name: Name<'_>) -> Result<(), FsError> {
+        let node = {
+            let resolving = self.tree.resolving();
+            match self.tree.resolve(&resolving, parent, name)?.ok_or(FsError::NotFound)? {
+                Resolved::Mounted(_) => return Err(FsError::Busy),
+                Resolved::Found(sources) => self.tree.enter(parent, name, sources)?.0,
+            }
+        };
+        let has_lowers = node.kind() == Kind::Dir && !read(&node.state).lowers.is_empty();
+        let result = if has_lowers {
+            Err(FsError::CrossDevice)
+        } else {
+            self.tree.writable(&node, Extent::Whole).map(|_| ())
+        };
+        self.forget(node.id(), 1);
+        result
+    }
+
+    /// What stands at an end, brought under its own name in the upper. Under the rename lock.
+    fn source(&self, renaming: &Renaming<'_>, branch: &Branch, end: &End<'_>) -> Result<Sources, FsError> {
+        let sources = self.find(renaming, end)?.ok_or(FsError::NotFound)?;
+        let Some(found) = &sources.upper else { return Err(FsError::Stale) };
+        if found.via == Via::Name {
+            return Ok(sources);
+        }
+        self.tree.materialize(branch, &end.dir, end.name, found)?;
+        self.find(renaming, end)?.ok_or(FsError::NotFound)
+    }
+
+    fn find(&self, renaming: &Renaming<'_>, end: &End<'_>) -> Result<Option<Sources>, FsError> {
+        match self.tree.resolve(renaming, &end.parent, end.name)? {
+            Some(Resolved::Mounted(_)) => Err(FsError::Busy),
+            Some(Resolved::Found(sources)) => Ok(Some(sources)),
+            None => Ok(None),
+        }
+    }
+
+    fn move_name(
+        &self,
+        renaming: &Renaming<'_>,
+        branch: &Branch,
+        from: &End<'_>,
+        to: &End<'_>,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let upper = branch.writable_upper()?;
+        let source = self.source(renaming, branch, from)?;
+        let target = self.find(renaming, to)?;
+        let is_dir = source.kind() == Kind::Dir;
+        let node = self.tree.peek(&from.parent, &source);
+        if let Some(target) = &target {
+            if mode == RenameMode::NoReplace {
+                return Err(FsError::Exists);
+            }
+            if source.key(branch) == target.key(branch) {
+                // Two names of one file: nothing to do (rename(2)).
+                return Ok(());
+            }
+            self.check_replaceable(renaming, to, is_dir, target)?;
+        }
+        let known = target.as_ref().and_then(|target| self.tree.peek(&to.parent, target));
+        let held = match &target {
+            Some(target) => hold(known.as_deref(), target)?,
+            None => None,
+        };
+        let over = merge::physical(branch, &to.dir, to.name)?;
+        let is_target_covered = merge::below(&to.parent, to.name)? == Below::Something;
+        if let (true, true, Some(found)) = (is_dir, is_target_covered, &source.upper) {
+            // Or what layers hold at the target would show through.
+            upper.set_opaque(&found.place)?;
+        }
+        let left = merge::below(&from.parent, from.name)?;
+        if upper.is_plain() && mode == RenameMode::NoReplace {
+            upper.rename_new(from.spot(is_dir), to.spot(is_dir))?;
+        } else {
+            upper.rename(from.spot(is_dir), to.spot(is_dir), over, left)?;
+        }
+        if let Some(target) = &target {
+            self.count_lost_name(branch, target)?;
+            if let Some(known) = known {
+                self.lose(&known, &to.parent, to.name, target, held)?;
+            } else if let Some(place) = held {
+                upper.drop_empty_group(&place)?;
+            }
+        }
+        if let Some(node) = node {
+            self.moved(&node, from, to);
+        }
+        Ok(())
+    }
+
+    fn check_replaceable(
+        &self,
+        renaming: &Renaming<'_>,
+        to: &End<'_>,
+        is_dir: bool,
+        target: &Sources,
+    ) -> Result<(), FsError> {
+        match (is_dir, target.kind() == Kind::Dir) {
+            (true, false) => Err(FsError::NotDir),
+            (false, true) => Err(FsError::IsDir),
+            (false, false) => Ok(()),
+            (true, true) => {
+                let (node, _) = self.tree.enter(&to.parent, to.name, target.clone())?;
+                let is_empty = self.tree.is_empty_dir(renaming, &node);
+                self.forget(node.id(), 1);
+                if is_empty? { Ok(()) } else { Err(FsError::NotEmpty) }
+            }
+        }
+    }
+
+    fn exchange(
+        &self,
+        renaming: &Renaming<'_>,
+        branch: &Branch,
+        from: &End<'_>,
+        to: &End<'_>,
+    ) -> Result<(), FsError> {
+        let upper = branch.writable_upper()?;
+        let (a, b) = (self.source(renaming, branch, from)?, self.source(renaming, branch, to)?);
+        for (moved, target) in [(&a, to), (&b, from)] {
+            if moved.kind() == Kind::Dir
+                && merge::below(&target.parent, target.name)? == Below::Something
+                && let Some(found) = &moved.upper
+            {
+                upper.set_opaque(&found.place)?;
+            }
+        }
+        let (a_node, b_node) = (self.tree.peek(&from.parent, &a), self.tree.peek(&to.parent, &b));
+        upper.exchange(from.spot(a.kind() == Kind::Dir), to.spot(b.kind() == Kind::Dir))?;
+        if let Some(node) = a_node {
+            self.moved(&node, from, to);
+        }
+        if let Some(node) = b_node {
+            self.moved(&node, to, from);
+        }
+        Ok(())
+    }
+
+    /// A known node now stands at `to`.
+    fn moved(&self, node: &Arc<Node>, from: &End<'_>, to: &End<'_>) {
+        node.lose_name(&from.parent, from.name);
+        node.gain_name(&to.parent, to.name);
+        let mut state = write(&node.state);
+        match &state.upper {
+            Some(Place::Dir(dir)) => dir.moved(&to.dir, to.name),
+            Some(Place::At(..)) => state.upper = Some(Place::at(&to.dir, to.name)),
+            Some(Place::Fd(_)) | None => {}
+        }
+    }
+}

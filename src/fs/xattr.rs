@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Extended attributes: GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. Marks of layer formats are invisible and cannot be
+//! set, except in plain directories (volumes, binds), where nothing is a mark.
+
+use std::sync::Arc;
+
+use super::Fs;
+use crate::layer::whiteout::is_mark;
+use crate::model::FsError;
+use crate::model::ids::NodeId;
+use crate::model::sync::read;
+use crate::sys::xattr::SetMode;
+use crate::tree::{Node, Tree};
+use crate::upper::copy_up::Extent;
+
+impl Fs {
+    /// GETXATTR: the value. `NoAttribute` where there is none.
+    pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let node = self.tree.node(id)?;
+        let branch = node.branch();
+        let value = match (Tree::upper_place(&node), branch.upper()) {
+            (Some(place), Some(upper)) => upper.reader().xattr_at(&place, name)?,
+            _ => {
+                let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+                branch.layer(&lower)?.xattr(&lower.entry, name)?
+            }
+        };
+        value.ok_or(FsError::NoAttribute)
+    }
+
+    /// LISTXATTR: the names.
+    pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>, FsError> {
+        let node = self.tree.node(id)?;
+        let branch = node.branch();
+        match (Tree::upper_place(&node), branch.upper()) {
+            (Some(place), Some(upper)) => upper.reader().xattr_names_at(&place),
+            _ => {
+                let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+                branch.layer(&lower)?.xattr_names(&lower.entry)
+            }
+        }
+    }
+
+    /// SETXATTR.
+    pub fn setxattr(&self, id: NodeId, name: &[u8], value: &[u8], mode: SetMode) -> Result<(), FsError> {
+        let node = self.tree.node(id)?;
+        check_mark(&node, name, FsError::Perm)?;
+        let branch = Arc::clone(node.branch());
+        let upper = branch.writable_upper()?;
+        if mode != SetMode::Any {
+            // Decided before copy-up, so that a refused call changes nothing.
+            let is_there = self.getxattr(id, name).map_or_else(
+                |error| if error == FsError::NoAttribute { Ok(false) } else { Err(error) },
+                |_| Ok(true),
+            )?;
+            match (mode, is_there) {
+                (SetMode::Create, true) => return Err(FsError::Exists),
+                (SetMode::Replace, false) => return Err(FsError::NoAttribute),
+                _ => {}
+            }
+        }
+        let writable = self.tree.writable(&node, Extent::Whole)?;
+        upper.set_xattr(writable.place(), name, value, SetMode::Any)
+    }
+
+    /// REMOVEXATTR. `NoAttribute` where there is none.
+    pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let node = self.tree.node(id)?;
+        check_mark(&node, name, FsError::NoAttribute)?;
+        let branch = Arc::clone(node.branch());
+        let upper = branch.writable_upper()?;
+        self.getxattr(id, name)?;
+        let writable = self.tree.writable(&node, Extent::Whole)?;
+        upper.remove_xattr(writable.place(), name)
+    }
+}
+
+fn check_mark(node: &Node, name: &[u8], refusal: FsError) -> Result<(), FsError> {
+    let is_plain = node.branch().upper().is_some_and(crate::upper::Upper::is_plain);
+    if is_mark(name) && !is_plain { Err(refusal) } else { Ok(()) }
+}

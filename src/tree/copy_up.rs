@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Copy-up of nodes: the way to every writable place. [`Tree::writable`] and [`Tree::writable_dir`] are the only
+//! makers of places that may be written, so forgetting copy-up does not compile.
+
+use std::sync::Arc;
+
+use super::merge::physical;
+use super::node::{Lower, Node};
+use super::{Branch, Tree};
+use crate::model::sync::{lock, read, write};
+use crate::model::{Attr, FsError, Kind, NameBuf};
+use crate::sys::node::{SetTime, attr_of};
+use crate::sys::{Dir, FileId, Place};
+use crate::upper::Upper;
+use crate::upper::copy_up::{Extent, Source};
+use crate::upper::stage::{Physical, Staged};
+
+/// A node that lies in the upper of a writable branch: what every change takes.
+#[derive(Clone, Debug)]
+pub struct Writable {
+    place: Place,
+}
+
+impl Writable {
+    /// Where it lies.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Tree {
+    /// The node in the upper, copied up if need be. `ReadOnly` where there is no upper to write to.
+    ///
+    /// The caller holds no lock of the tree. Others who want the same node wait for one copy.
+    pub fn writable(&self, node: &Arc<Node>, extent: Extent) -> Result<Writable, FsError> {
+        let branch = Arc::clone(node.branch());
+        if branch.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        if let Some(place) = Tree::upper_place(node) {
+            return Ok(Writable { place });
+        }
+        let upper = branch.writable_upper()?;
+        let _copying = lock(&node.copy_up);
+        if let Some(place) = Tree::upper_place(node) {
+            return Ok(Writable { place });
+        }
+        // Parents first: their locks are taken and released on the way.
+        if let Some((parent, _)) = newest_link(node) {
+            self.writable_dir(&parent)?;
+        }
+        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        let attr = branch.attr_in_layer(&lower)?;
+        let source =
+            Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
+        let staged = upper.stage_copy(source, extent)?;
+        let place = self.publish(upper, node, &lower, &attr, staged)?;
+        self.nodes().add_key(node, FileId::of(&place.stat()?));
+        log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
+        Ok(Writable { place })
+    }
+
+    /// Makes the staged copy the node's place: under the name it has now, or by descriptor if it has lost it.
+    fn publish(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        lower: &Lower,
+        attr: &Attr,
+        staged: Staged<'_>,
+    ) -> Result<Place, FsError> {
+        let _resolving = self.resolving();
+        let Some((parent, name)) = newest_link(node) else {
+            // Nobody can reach it by name: the copy lives as long as the node.
+            let place = Place::Fd(staged.place()?.hold()?);
+            write(&node.state).upper = Some(place.clone());
+            return Ok(place);
+        };
+        // The parent may have been another one while data was copied; a rename has then copied that one up.
+        let dir = Tree::upper_dir(&parent).ok_or(FsError::Stale)?;
+        let _names = lock(&parent.names);
+        let before = attr_of(&dir.stat()?)?;
+        if let Some(group) = lower.group {
+            upper.record_group(group, &staged.place()?, layer_links(node.branch(), lower)?)?;
+        }
+        let published = staged.publish(&dir, name.as_name(), Physical::Nothing);
+        if let (Err(_), Some(group)) = (&published, lower.group) {
+            upper.forget_group(group)?;
+        }
+        published?;
+        upper.reader().outdate_listing(&dir);
+        // To users nothing has changed in the directory.
+        Place::Dir(Arc::clone(&dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
+        let place = if attr.kind == Kind::Dir {
+            Place::Dir(dir.open_child(name.as_name())?)
+        } else {
+            Place::at(&dir, name.as_name())
+        };
+        let mut state = write(&node.state);
+        state.upper = Some(place.clone());
+        if attr.kind != Kind::Dir {
+            state.lowers.clear();
+        }
+        Ok(place)
+    }
+
+    /// The node as a directory of the upper, copied up with its parents if need be. The same rules as for
+    /// [`Tree::writable`]. `NotFound` for a removed directory: nothing can be made in it.
+    pub fn writable_dir(&self, node: &Arc<Node>) -> Result<Arc<Dir>, FsError> {
+        if node.kind() != Kind::Dir {
+            return Err(FsError::NotDir);
+        }
+        // Walk up to the first ancestor in the upper, then copy downwards: depth costs no stack.
+        let mut chain = vec![Arc::clone(node)];
+        while let Some(last) = chain.last() {
+            if Tree::upper_place(last).is_some() || last.branch().is_read_only() {
+                break;
+            }
+            match newest_link(last) {
+                Some((parent, _)) => chain.push(parent),
+                None => break,
+            }
+        }
+        let mut dir = None;
+        for node in chain.iter().rev() {
+            if node.is_removed() {
+                return Err(FsError::NotFound);
+            }
+            dir = match self.writable(node, Extent::Whole)?.place {
+                Place::Dir(dir) => Some(dir),
+                Place::At(..) | Place::Fd(_) => return Err(FsError::NotDir),
+            };
+        }
+        dir.ok_or(FsError::Stale)
+    }
+
+    /// Makes the name of a file whose hard-link group was copied up stand in the upper itself.
+    pub(crate) fn materialize(
+        &self,
+        branch: &Branch,
+        dir: &Arc<Dir>,
+        name: crate::model::Name<'_>,
+        found: &super::merge::InUpper,
+    ) -> Result<(), FsError> {
+        let super::merge::Via::Group(group) = found.via else { return Ok(()) };
+        let upper = branch.writable_upper()?;
+        upper.link(&found.place, dir, name, physical(branch, dir, name)?)?;
+        upper.lose_layer_name(group, Some(&found.place))
+    }
+}
+
+/// The links of a lower as its layer counts them.
+fn layer_links(branch: &Branch, lower: &Lower) -> Result<u32, FsError> {
+    Ok(branch.layer(lower)?.attr(&lower.entry)?.nlink)
+}
+
+/// The newest name of a node.
+pub fn newest_link(node: &Node) -> Option<(Arc<Node>, NameBuf)> {
+    read(&node.state).links.last().cloned()
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Nodes and the table of them: what the kernel knows, by number, and what was born where, by key.
+//!
+//! A node is a file, not a name. Its number is never decoded: the table maps it to a place, so copy-up and rename
+//! change the place and not the number. It lives until the kernel forgets it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Slot;
+
+use super::branch::Branch;
+use super::ids::{Key, RESERVED};
+use super::merge::Sources;
+use crate::layer::Entry;
+use crate::model::ids::NodeId;
+use crate::model::sync::{read, write};
+use crate::model::{FsError, Kind, Name, NameBuf};
+use crate::sys::{FileId, Place};
+use crate::upper::links::Group;
+
+/// An entry of one of the branch's layers.
+#[derive(Clone, Debug)]
+pub struct Lower {
+    /// Index of the layer, 0 at the top.
+    pub layer: usize,
+    /// The entry.
+    pub entry: Entry,
+    /// Its hard-link group, if it has several names.
+    pub group: Option<Group>,
+}
+
+/// What can change about a node.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Names by which it is known, the newest last. Empty: a root, or without a name.
+    pub links: Vec<(Arc<Node>, NameBuf)>,
+    /// Where it lies in the upper.
+    pub upper: Option<Place>,
+    /// Where it lies in layers, top first; more than one only for a directory.
+    pub lowers: Vec<Lower>,
+    /// It has lost its last name.
+    pub is_removed: bool,
+    pub(super) keys: Vec<Key>,
+}
+
+impl State {
+    /// Is it a directory of more than one source?
+    pub fn is_merged(&self) -> bool {
+        self.lowers.len() + usize::from(self.upper.is_some()) > 1
+    }
+}
+
+/// A file that the kernel knows.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    ino: u64,
+    kind: Kind,
+    branch: Arc<Branch>,
+    lookups: AtomicU64,
+    /// See the locks in `tree/mod.rs`.
+    pub state: RwLock<State>,
+    /// Held while the node is copied up.
+    pub copy_up: Mutex<()>,
+    /// Held while names in this directory change.
+    pub names: Mutex<()>,
+    /// Roots of branches mounted at names in this directory.
+    pub mounts: RwLock<BTreeMap<NameBuf, Arc<Node>>>,
+}
+
+impl Node {
+    /// The number by which the kernel knows it.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The inode number to show.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its branch.
+    pub fn branch(&self) -> &Arc<Branch> {
+        &self.branch
+    }
+
+    /// The root of the branch mounted at `name` in this directory.
+    pub fn mounted(&self, name: Name<'_>) -> Option<Arc<Node>> {
+        let mounts = read(&self.mounts);
+        if mounts.is_empty() { None } else { mounts.get(&name.to_buf()).cloned() }
+    }
+
+    /// Has it lost its last name?
+    pub fn is_removed(&self) -> bool {
+        read(&self.state).is_removed
+    }
+
+    /// Does the kernel know it?
+    pub fn is_known(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) > 0
+    }
+
+    /// One more look-up is counted; the caller holds the node, so it is in the table or of no table's concern.
+    pub fn add_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps it in the table for ever: roots and mount points.
+    pub(super) fn pin(&self) {
+        self.lookups.fetch_add(1 << 40, Ordering::Relaxed);
+    }
+
+    /// The name it has lost.
+    pub fn lose_name(&self, parent: &Arc<Node>, name: Name<'_>) {
+        let mut state = write(&self.state);
+        state.links.retain(|(p, n)| !(Arc::ptr_eq(p, parent) && n.as_name() == name));
+    }
+
+    /// A name it has.
+    pub fn gain_name(&self, parent: &Arc<Node>, name: Name<'_>) {
+        let mut state = write(&self.state);
+        if !state.links.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n.as_name() == name) {
+            // In a shared branch names may go without our knowledge: the old ones are not kept for ever.
+            if self.branch.is_shared() && state.links.len() >= 4 {
+                state.links.remove(0);
+            }
+            state.links.push((Arc::clone(parent), name.to_buf()));
+        }
+        state.is_removed = false;
+    }
+}
+
+/// The table of nodes.
+#[derive(Debug, Default)]
+pub struct NodeTable {
+    nodes: DashMap<u64, Arc<Node>>,
+    keys: DashMap<Key, u64>,
+    next_reserved: AtomicU64,
+}
+
+impl NodeTable {
+    /// The node of a number.
+    pub fn get(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.nodes.get(&id.0).map(|node| Arc::clone(&node))
+    }
+
+    /// How many nodes are known.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Is the table empty?
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The node of the root of the first branch.
+    pub(super) fn insert_root(&self, branch: &Arc<Branch>) -> Result<Arc<Node>, FsError> {
+        let sources = Sources::of_root(branch)?;
+        let key = sources.key(branch).ok_or(FsError::Invalid)?;
+        let number = sources.number(branch)?;
+        let node = new_node(NodeId::ROOT, number, branch, sources);
+        node.pin();
+        write(&node.state).keys.push(key);
+        self.nodes.insert(NodeId::ROOT.0, Arc::clone(&node));
+        self.keys.insert(key, NodeId::ROOT.0);
+        Ok(node)
+    }
+
+    /// The node of the root of a mounted branch.
+    pub(super) fn insert_mount(&self, branch: &Arc<Branch>) -> Result<Arc<Node>, FsError> {
+        let node = self.find_or_insert(branch, Sources::of_root(branch)?)?;
+        node.pin();
+        Ok(node)
+    }
+
+    /// The node of what was found, known or new, with one more look-up counted.
+    pub(super) fn find_or_insert(&self, branch: &Arc<Branch>, sources: Sources) -> Result<Arc<Node>, FsError> {
+        let key = sources.key(branch).ok_or(FsError::NotFound)?;
+        if let Some(node) = self.count_lookup(key, sources.kind()) {
+            return Ok(node);
+        }
+        let number = sources.number(branch)?;
+        let kind = sources.kind();
+        let node = self.insert_new(number, branch, sources);
+        write(&node.state).keys.push(key);
+        // Two look-ups may have come here at once: the first one to enter the key wins.
+        let other = match self.keys.entry(key) {
+            Slot::Vacant(slot) => {
+                slot.insert(node.id.0);
+                None
+            }
+            Slot::Occupied(slot) => Some(*slot.get()),
+        };
+        if let Some(other) = other {
+            if let Some(winner) = self.count_lookup(key, kind) {
+                self.nodes.remove(&node.id.0);
+                return Ok(winner);
+            }
+            // The other is gone, or of another kind: a number of the host was used again.
+            log::trace!("node {other} gives up its key");
+            self.keys.insert(key, node.id.0);
+        }
+        Ok(node)
+    }
+
+    /// The known node of a key, if it still is of that kind, with one more look-up counted.
+    fn count_lookup(&self, key: Key, kind: Kind) -> Option<Arc<Node>> {
+        let id = *self.keys.get(&key)?;
+        let node = {
+            let node = self.nodes.get(&id)?;
+            // Under the shard's lock, so that `forget` cannot remove it in between.
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(&node)
+        };
+        if node.kind != kind || node.is_removed() {
+            self.forget(NodeId(id), 1);
+            return None;
+        }
+        Some(node)
+    }
+
+    /// The known node of a key; no look-up is counted.
+    pub fn peek(&self, key: Key) -> Option<Arc<Node>> {
+        let id = *self.keys.get(&key)?;
+        self.get(NodeId(id))
+    }
+
+    fn insert_new(&self, number: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
+        let node = match self.nodes.entry(number) {
+            Slot::Vacant(slot) => {
+                let node = new_node(NodeId(number), number, branch, sources);
+                node.lookups.store(1, Ordering::Relaxed);
+                slot.insert(Arc::clone(&node));
+                return node;
+            }
+            Slot::Occupied(_) => {
+                // The number is still held by a file that the kernel has not forgotten.
+                let id = RESERVED | self.next_reserved.fetch_add(1, Ordering::Relaxed);
+                new_node(NodeId(id), number, branch, sources)
+            }
+        };
+        node.lookups.store(1, Ordering::Relaxed);
+        self.nodes.insert(node.id.0, Arc::clone(&node));
+        node
+    }
+
+    /// The node is now also found under where it lies in the upper.
+    pub(super) fn add_key(&self, node: &Node, id: FileId) {
+        let key = node.branch.upper_key(id);
+        write(&node.state).keys.push(key);
+        self.keys.insert(key, node.id.0);
+    }
+
+    /// The node has lost its last name: what is born under the same key is another file.
+    pub fn release_keys(&self, node: &Node) {
+        let keys = std::mem::take(&mut write(&node.state).keys);
+        for key in keys {
+            self.keys.remove_if(&key, |_, id| *id == node.id.0);
+        }
+    }
+
+    /// The kernel has forgotten `count` look-ups.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        let Some(node) = self.get(id) else { return };
+        let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
+        if before < count {
+            log::warn!("the kernel forgot node {} more often than it looked it up", id.0);
+            node.lookups.store(0, Ordering::Relaxed);
+        }
+        if before <= count && self.nodes.remove_if(&id.0, |_, node| !node.is_known()).is_some() {
+            self.release_keys(&node);
+        }
+    }
+}
+
+fn new_node(id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
+    let kind = sources.kind();
+    Arc::new(Node {
+        id,
+        ino,
+        kind,
+        branch: Arc::clone(branch),
+        lookups: AtomicU64::new(0),
+        state: RwLock::new(sources.into_state()),
+        copy_up: Mutex::new(()),
+        names: Mutex::new(()),
+        mounts: RwLock::default(),
+    })
+}

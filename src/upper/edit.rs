@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changes of names in an upper: create, link, remove, rename, with the whiteouts they leave.
+//!
+//! The caller holds the lock of the directories and says what stands at a name physically and whether layers below
+//! hold the name (then a removal leaves a whiteout). In a plain directory neither exists. Every change is visible
+//! whole or not at all; the two exceptions are hosts without `RENAME_WHITEOUT` (the source's whiteout follows the
+//! rename) and hosts without `RENAME_EXCHANGE`, which are refused by the host's own error.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::links::link_fd;
+use super::ownership::Stat;
+use super::stage::{Physical, exchange, make_node, rename_new};
+use super::{Upper, recover};
+use crate::model::{FsError, Kind, Name};
+use crate::sys::node::SetTime;
+use crate::sys::{Dir, Place};
+
+/// Does a removed name exist in layers below, so that a whiteout must take its place?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// Nothing below.
+    Nothing,
+    /// A layer has the name.
+    Something,
+}
+
+impl Upper {
+    /// Makes a new object; over a whiteout a directory is opaque from its first moment.
+    pub(crate) fn create(
+        &self,
+        dir: &Arc<Dir>,
+        name: Name<'_>,
+        stat: &Stat,
+        target: Option<&[u8]>,
+        over: Physical,
+    ) -> Result<Place, FsError> {
+        match over {
+            Physical::Entry => return Err(FsError::Exists),
+            Physical::Whiteout => {
+                let staged = self.stage(stat, target)?;
+                let place = staged.place()?;
+                self.hold_stat(&place, stat)?;
+                if stat.kind == Kind::Dir {
+                    self.set_opaque(&place)?;
+                }
+                staged.publish(dir, name, over)?;
+            }
+            Physical::Nothing => {
+                let kind = self.host_kind(stat);
+                make_node(dir, name, kind, stat.rdev, target)?;
+                let place = self.place_of(dir, name, kind)?;
+                if let Err(error) = self.hold_stat(&place, stat) {
+                    recover::remove(dir, name)?;
+                    return Err(error);
+                }
+            }
+        }
+        self.place_of(dir, name, self.host_kind(stat))
+    }
+
+    /// The place of `name` in `dir`, an object of the host kind `kind`.
+    fn place_of(&self, dir: &Arc<Dir>, name: Name<'_>, kind: Kind) -> Result<Place, FsError> {
+        match kind {
+            Kind::Dir => Ok(Place::Dir(dir.open_child(name)?)),
+            _ => Ok(Place::at(dir, name)),
+        }
+    }
+
+    /// Puts an object that can hold `stat` in the place of the symlink, pipe or socket at `old`; its new place.
+    pub(crate) fn convert(&self, old: &Place, stat: &Stat, number: u64) -> Result<Place, FsError> {
+        let Place::At(dir, name) = old else { return Err(FsError::Unsupported) };
+        let attr = crate::sys::node::attr_of(&old.stat()?)?;
+        let target = if stat.kind == Kind::Symlink { Some(old.read_link()?) } else { None };
+        let staged = self.stage(stat, target.as_deref())?;
+        let place = staged.place()?;
+        self.hold_stat(&place, stat)?;
+        self.set_birth_number(&place, number)?;
+        place.utimens(SetTime::To(attr.atime), SetTime::To(attr.mtime))?;
+        staged.publish(dir, Name::new(name)?, Physical::Entry)?;
+        Ok(old.clone())
+    }
+
+    /// Gives the object at `place` another name.
+    pub(crate) fn link(
+        &self,
+        place: &Place,
+        dir: &Arc<Dir>,
+        name: Name<'_>,
+        over: Physical,
+    ) -> Result<(), FsError> {
+        match over {
+            Physical::Entry => Err(FsError::Exists),
+            Physical::Nothing => link_place(place, dir, name),
+            Physical::Whiteout => {
+                let work = self.work()?;
+                let aside = work.next_name()?;
+                link_place(place, &work.stage, aside.as_name())?;
+                let renamed = renameat(&*work.stage.open()?, aside.as_name().os(), &*dir.open()?, name.os());
+                if renamed.is_err() {
+                    recover::remove(&work.stage, aside.as_name())?;
+                }
+                Ok(renamed?)
+            }
+        }
+    }
+
+    /// Removes a name that stands in the upper; anything but a directory.
+    pub(crate) fn unlink(&self, dir: &Arc<Dir>, name: Name<'_>, below: Below) -> Result<(), FsError> {
+        match below {
+            Below::Nothing => Ok(unlinkat(&*dir.open()?, name.os(), AtFlags::empty())?),
+            Below::Something => self.stage_whiteout(dir)?.publish(dir, name, Physical::Entry),
+        }
+    }
+
+    /// Whites out a name that stands only in layers.
+    pub(crate) fn white_out(&self, dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
+        self.make_whiteout(dir, name, dir)
+    }
+
+    /// Removes a directory that is empty to users; whiteouts in it go with it.
+    pub(crate) fn rmdir(&self, dir: &Arc<Dir>, name: Name<'_>, below: Below) -> Result<(), FsError> {
+        let dir_fd = dir.open()?;
+        if below == Below::Nothing {
+            match unlinkat(&*dir_fd, name.os(), AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) if !self.is_plain() => {}
+                other => return Ok(other?),
+            }
+        }
+        let work = self.work()?;
+        let aside = work.next_name()?;
+        let stage_fd = work.stage.open()?;
+        if below == Below::Something {
+            self.make_whiteout(&work.stage, aside.as_name(), dir)?;
+            if let Err(error) = exchange(&stage_fd, aside.as_name(), &dir_fd, name) {
+                recover::remove(&work.stage, aside.as_name())?;
+                return Err(error);
+            }
+        } else {
+            rename_new(&dir_fd, name, &stage_fd, aside.as_name())?;
+        }
+        recover::remove(&work.stage, aside.as_name())
+    }
+
+    /// Moves a name within the upper, replacing what stands at the target (the caller has checked that it may).
+    pub(crate) fn rename(&self, from: Spot<'_>, to: Spot<'_>, over: Physical, below: Below) -> Result<(), FsError> {
+        if self.is_plain() {
+            return Ok(renameat(&*from.dir.open()?, from.name.os(), &*to.dir.open()?, to.name.os())?);
+        }
+        if !from.is_dir || over == Physical::Nothing {
+            return self.rename_leaving(from, to, below);
+        }
+        exchange(&*from.dir.open()?, from.name, &*to.dir.open()?, to.name)?;
+        match over {
+            Physical::Entry => self.rmdir(from.dir, from.name, below),
+            // The whiteout has moved to the source, where it may be wanted.
+            _ if below == Below::Something => Ok(()),
+            _ => Ok(unlinkat(&*from.dir.open()?, from.name.os(), AtFlags::empty())?),
+        }
+    }
+
+    fn rename_leaving(&self, from: Spot<'_>, to: Spot<'_>, below: Below) -> Result<(), FsError> {
+        let (from_fd, to_fd) = (from.dir.open()?, to.dir.open()?);
+        if below == Below::Something {
+            let has_devices = !self.work()?.needs_xattr_whiteouts.load(Ordering::Relaxed);
+            if has_devices {
+                match renameat_with(&*from_fd, from.name.os(), &*to_fd, to.name.os(), RenameFlags::WHITEOUT) {
+                    Err(Errno::INVAL | Errno::PERM | Errno::NOSYS) => {}
+                    other => return Ok(other?),
+                }
+            }
+        }
+        renameat(&*from_fd, from.name.os(), &*to_fd, to.name.os())?;
+        match below {
+            Below::Nothing => Ok(()),
+            Below::Something => self.white_out(from.dir, from.name),
+        }
+    }
+
+    /// Exchanges two names of the upper.
+    pub(crate) fn exchange(&self, a: Spot<'_>, b: Spot<'_>) -> Result<(), FsError> {
+        exchange(&*a.dir.open()?, a.name, &*b.dir.open()?, b.name)
+    }
+
+    /// Renames in a plain directory without replacing.
+    pub(crate) fn rename_new(&self, from: Spot<'_>, to: Spot<'_>) -> Result<(), FsError> {
+        rename_new(&*from.dir.open()?, from.name, &*to.dir.open()?, to.name)
+    }
+}
+
+/// A name in a directory of the upper.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot<'a> {
+    /// The directory.
+    pub(crate) dir: &'a Arc<Dir>,
+    /// The name.
+    pub(crate) name: Name<'a>,
+    /// Is the object there a directory?
+    pub(crate) is_dir: bool,
+}
+
+/// Links the object at `place` to a new name.
+pub(crate) fn link_place(place: &Place, dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
+    match place {
+        Place::At(from, old) => Ok(linkat(&*from.open()?, &**old, &*dir.open()?, name.os(), AtFlags::empty())?),
+        Place::Fd(fd) => link_fd(fd, dir, name),
+        Place::Dir(_) => Err(FsError::Perm),
+    }
+}

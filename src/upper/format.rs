@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The marks of an upper that lies over layers: the kernel's (overlayfs.rst) wherever it has one, and two of ours.
+//!
+//! | mark | on | meaning |
+//! |---|---|---|
+//! | char 0:0, or an empty file with `overlay.whiteout` | a name | deleted |
+//! | `overlay.opaque` = `y` / `x` | a directory | nothing below counts / holds whiteouts by attribute |
+//! | `overlay.mlfs.ino` (8 bytes, little endian) | anything copied up | the inode number it was born with |
+//! | `overlay.mlfs.links` (28 bytes, `links.rs`) | a copied-up file of a hard-link group | the group, and links shown minus links of the host |
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FileType, Mode, OFlags, mknodat};
+use rustix::io::Errno;
+
+use super::{MarkSpace, Upper};
+use crate::model::{FsError, Name};
+use crate::sys::xattr::SetMode;
+use crate::sys::{Dir, Place, xattr};
+
+impl Upper {
+    pub(super) fn mark_name(&self, mark: &str) -> Result<Vec<u8>, FsError> {
+        let space = match self.work()?.marks {
+            MarkSpace::Trusted => "trusted",
+            MarkSpace::User => "user",
+        };
+        Ok(format!("{space}.overlay.{mark}").into_bytes())
+    }
+
+    /// Makes `dir` opaque: nothing in deeper layers counts from the moment this returns.
+    pub(crate) fn set_opaque(&self, dir: &Place) -> Result<(), FsError> {
+        xattr::set(dir, &self.mark_name("opaque")?, b"y", SetMode::Any)
+    }
+
+    /// Keeps the inode number something was born with. The user form has no place for it on links and special files.
+    pub(crate) fn set_birth_number(&self, place: &Place, number: u64) -> Result<(), FsError> {
+        match xattr::set(place, &self.mark_name("mlfs.ino")?, &number.to_le_bytes(), SetMode::Any) {
+            Err(FsError::Perm | FsError::Unsupported) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The inode number something was born with, if it was copied up.
+    pub fn birth_number(&self, place: &Place) -> Result<Option<u64>, FsError> {
+        if self.is_plain() {
+            return Ok(None);
+        }
+        let value = xattr::get(place, &self.mark_name("mlfs.ino")?)?;
+        Ok(value.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
+    }
+
+    /// Makes a whiteout called `name` in `dir`, which may be the staging directory; `target` is where it will stand.
+    pub(crate) fn make_whiteout(&self, dir: &Arc<Dir>, name: Name<'_>, target: &Arc<Dir>) -> Result<(), FsError> {
+        let work = self.work()?;
+        if !work.needs_xattr_whiteouts.load(Ordering::Relaxed) {
+            match mknodat(&*dir.open()?, name.os(), FileType::CharacterDevice, Mode::empty(), 0) {
+                Ok(()) => return Ok(()),
+                Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                    work.needs_xattr_whiteouts.store(true, Ordering::Relaxed);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let target = Place::Dir(Arc::clone(target));
+        let opaque = self.mark_name("opaque")?;
+        if xattr::get(&target, &opaque)?.is_none() {
+            xattr::set(&target, &opaque, b"x", SetMode::Any)?;
+        }
+        let fd = dir.open_at(name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, 0o600)?;
+        drop(fd);
+        xattr::set(&Place::at(dir, name), &self.mark_name("whiteout")?, b"y", SetMode::Any)
+    }
+}
