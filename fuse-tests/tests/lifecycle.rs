@@ -148,7 +148,8 @@ fn rm_refuses_what_is_mounted() {
 fn every_end_carries_out_rm() {
     world(|w| {
         app(w);
-        let ends: [(&str, fn(&World, &PathBuf)); 5] = [
+        type End = fn(&World, &PathBuf);
+        let ends: [(&str, End); 5] = [
             ("by-umount", |w, _| w.umount("by-umount")),
             ("by-system", |_, root| fuse_tests::driver::patiently(|| unmount(root, false)).expect("umount(8)")),
             ("by-lazy", |_, root| unmount(root, true).expect("umount -l")),
