@@ -3,6 +3,17 @@
 
 use std::process::ExitCode;
 
+use mlfs::cli;
+use mlfs::compat::mount_program;
+use mlfs::engine::log_sink;
+
 fn main() -> ExitCode {
-    mlfs::cli::main(std::env::args_os().collect())
+    let args: Vec<_> = std::env::args_os().collect();
+    match args.split_first() {
+        Some((program, rest)) if mount_program::is_called(program) => {
+            log_sink::install(log::LevelFilter::Warn);
+            mount_program::main(mount_program::FUSE_OVERLAYFS, rest)
+        }
+        _ => cli::main(args),
+    }
 }

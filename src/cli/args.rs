@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
+use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
 use super::volume::VolumeCommand;
 
@@ -43,9 +45,31 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mount an image or layers, with an upper, volumes, binds and tmpfs
+    Mount(Box<MountArgs>),
+    /// Unmount containers
+    Umount(UmountArgs),
+    /// Mount a stopped or dead container again, everything as it was
+    Start(StartArgs),
+    /// List containers
+    Ps(PsArgs),
+    /// Tell all about containers, as JSON
+    Inspect(InspectArgs),
+    /// Remove containers with their uppers
+    Rm(RmArgs),
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
+    #[command(
+        disable_help_flag = true,
+        override_usage = "mlfs overlay -o lowerdir=TOP:..:BOTTOM[,upperdir=U,workdir=W][,options] MOUNTPOINT"
+    )]
+    Overlay {
+        /// The arguments of a mount program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  mlfs completions bash > /etc/bash_completion.d/mlfs")]
     Completions {

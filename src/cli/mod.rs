@@ -10,12 +10,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::compat::mount_program;
 use crate::engine::config::{self, Environment};
 use crate::engine::settings::{self, Settings};
 use crate::engine::{Class, EngineError, OrFail, Result, host, log_sink};
 use crate::store::{Access, Store};
 
 pub mod args;
+pub mod container;
+pub mod mount;
 pub mod output;
 pub mod volume;
 
@@ -67,6 +70,12 @@ impl Context {
 /// Runs the program with its arguments, `args[0]` being its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     log_sink::install(log::LevelFilter::Warn);
+    // Before clap: every word after it is the client's, `--version` too.
+    if let [_, command, rest @ ..] = args.as_slice()
+        && command == "overlay"
+    {
+        return mount_program::main("mlfs", rest);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return tell_usage(&error),
@@ -113,6 +122,7 @@ fn tell_usage(error: &clap::Error) -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Overlay { args } => return Ok(mount_program::main("mlfs", &args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mlfs", &mut script);
@@ -123,6 +133,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_mangen::Man::new(Cli::command()).render(&mut page).or_fail(|| "cannot write the manual page")?;
             output::print_bytes(&page)?;
         }
+        Command::Mount(args) => mount::run(&Context::new(&cli.global)?, &args)?,
+        Command::Umount(args) => container::umount(&Context::new(&cli.global)?, &args)?,
+        Command::Start(args) => mount::start(&Context::new(&cli.global)?, &args)?,
+        Command::Ps(args) => container::ps(&Context::new(&cli.global)?, &args)?,
+        Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
+        Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! (see ARCHITECTURE.md)
+//! Floor 9: other people's front doors: programs that call mlfs in the place of another one.
+
+pub mod mount_options;
+pub mod mount_program;

@@ -163,7 +163,7 @@ impl File<'_> {
                         let field = format!("{}={}", key.get_ref(), self.field_of(key.get_ref(), value)?);
                         // Judged alone first, so that the error names the line of this key.
                         if let Err(error @ (spec::SpecError::Key(..) | spec::SpecError::NotBuilt(_))) =
-                            spec::from_fields(&[field.clone()])
+                            spec::from_fields(std::slice::from_ref(&field))
                         {
                             let text = match error {
                                 spec::SpecError::Key(key, _) => format!("unknown key '{key}' in [[mount]]"),

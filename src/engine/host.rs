@@ -43,7 +43,7 @@ pub fn mount_namespace() -> String {
 /// The memory that this process may use: that of the machine or of its cgroup, whichever is less.
 pub fn memory() -> u64 {
     let machine = rustix::system::sysinfo();
-    let all = u64::from(machine.totalram).saturating_mul(u64::from(machine.mem_unit));
+    let all = machine.totalram.saturating_mul(u64::from(machine.mem_unit));
     cgroup_memory().map_or(all, |limit| limit.min(all))
 }
 

@@ -32,8 +32,7 @@ struct LogFile {
     path: PathBuf,
     file: File,
     size: u64,
-    /// Do standard output and error follow it?
-    is_stdio: bool,
+    follow: Follow,
 }
 
 static SINK: Sink = Sink { out: Mutex::new(Out::Stderr) };
@@ -45,9 +44,18 @@ pub fn install(level: LevelFilter) {
     }
 }
 
-/// Turns the sink to the file at `path`; with `is_stdio`, standard output and error go there too.
-pub fn turn_to_file(path: &Path, is_stdio: bool) -> std::io::Result<()> {
-    let log_file = LogFile::open(path, is_stdio)?;
+/// Whether standard output and error go to the log too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// They follow the file.
+    Stdio,
+    /// They stay as they are.
+    Nothing,
+}
+
+/// Turns the sink to the file at `path`.
+pub fn turn_to_file(path: &Path, follow: Follow) -> std::io::Result<()> {
+    let log_file = LogFile::open(path, follow)?;
     *lock(&SINK.out) = Out::File(log_file);
     Ok(())
 }
@@ -58,13 +66,13 @@ pub fn turn_off() {
 }
 
 impl LogFile {
-    fn open(path: &Path, is_stdio: bool) -> std::io::Result<Self> {
+    fn open(path: &Path, follow: Follow) -> std::io::Result<Self> {
         let file = File::options().append(true).create(true).mode(0o600).open(path)?;
-        if is_stdio {
+        if follow == Follow::Stdio {
             rustix::stdio::dup2_stdout(&file)?;
             rustix::stdio::dup2_stderr(&file)?;
         }
-        Ok(LogFile { path: path.to_owned(), size: file.metadata()?.len(), file, is_stdio })
+        Ok(LogFile { path: path.to_owned(), size: file.metadata()?.len(), file, follow })
     }
 
     fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
@@ -72,7 +80,7 @@ impl LogFile {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
             match std::fs::rename(&self.path, older) {
-                Ok(()) => *self = LogFile::open(&self.path, self.is_stdio)?,
+                Ok(()) => *self = LogFile::open(&self.path, self.follow)?,
                 // The container's folder is gone (rm): nobody can read more of this log.
                 Err(_) => self.file.set_len(0)?,
             }
@@ -118,7 +126,7 @@ mod tests {
     fn a_full_file_becomes_the_older_half() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mlfs.log");
-        let mut file = LogFile::open(&path, false).unwrap();
+        let mut file = LogFile::open(&path, Follow::Nothing).unwrap();
         file.write(b"one\n").unwrap();
         file.size = HALF;
         file.write(b"two\n").unwrap();

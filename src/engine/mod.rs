@@ -2,12 +2,21 @@
 //! Floor 8: what the user means. Configuration, mount, start, stop, remove; the only floor that knows both the store
 //! and the filesystem. It plans first, then applies; it never prints.
 
+pub mod assemble;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod error;
 pub mod host;
+pub mod layers;
+pub mod lifecycle;
 pub mod log_sink;
+pub mod mount;
+pub mod names;
+pub mod populate;
 pub mod settings;
 pub mod spec;
+pub mod users;
 pub mod volumes;
 
 pub use error::{Class, EngineError, OrFail, Result};

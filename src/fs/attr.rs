@@ -54,12 +54,7 @@ impl Fs {
     }
 
     /// SETATTR. `handle`: the open file through which a size is set.
-    pub fn setattr(
-        &self,
-        id: NodeId,
-        handle: Option<HandleId>,
-        set: &SetAttr,
-    ) -> Result<(Attr, Duration), FsError> {
+    pub fn setattr(&self, id: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let branch = Arc::clone(node.branch());
         let extent = if set.size == Some(0) { Extent::Nothing } else { Extent::Whole };
@@ -118,13 +113,7 @@ impl Fs {
         Ok(())
     }
 
-    fn truncate(
-        &self,
-        node: &Arc<Node>,
-        place: &Place,
-        handle: Option<HandleId>,
-        size: u64,
-    ) -> Result<(), FsError> {
+    fn truncate(&self, node: &Arc<Node>, place: &Place, handle: Option<HandleId>, size: u64) -> Result<(), FsError> {
         if node.kind() == Kind::Dir {
             return Err(FsError::IsDir);
         }
@@ -147,7 +136,7 @@ impl Fs {
         if let (Some(place), Some(upper)) = (Tree::upper_place(&node), branch.upper()) {
             return upper.reader().read_link_at(&place);
         }
-        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         branch.layer(&lower)?.read_link(&lower.entry)
     }
 

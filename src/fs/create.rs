@@ -54,13 +54,7 @@ impl Fs {
     }
 
     /// MKNOD, MKDIR, SYMLINK. `Perm` for the character device 0:0, which is the whiteout (as the kernel answers).
-    pub fn make(
-        &self,
-        caller: Caller,
-        parent: NodeId,
-        name: Name<'_>,
-        new: &NewNode<'_>,
-    ) -> Result<EntryOut, FsError> {
+    pub fn make(&self, caller: Caller, parent: NodeId, name: Name<'_>, new: &NewNode<'_>) -> Result<EntryOut, FsError> {
         let (node, attr) = self.make_in(caller, parent, name, new)?;
         Ok(self.entry(&node, attr))
     }

@@ -154,10 +154,8 @@ impl Fs {
         let branch = parent.branch();
         let Some(upper) = branch.upper() else { return Ok(()) };
         for below in merge::names_below(parent, name)? {
-            let is_there = matches!(
-                upper.reader().child(&Entry::HostDir(Arc::clone(&dir)), below.as_name())?,
-                Child::Found(_)
-            );
+            let is_there =
+                matches!(upper.reader().child(&Entry::HostDir(Arc::clone(&dir)), below.as_name())?, Child::Found(_));
             let mut own = path.to_vec();
             own.push(b'/');
             own.extend_from_slice(below.as_name().bytes());
@@ -227,8 +225,7 @@ impl Fs {
         let mut branch = Arc::clone(self.tree.root().branch());
         let mut start = 0;
         for end in 1..=names.len() {
-            let Ok((node, _)) = self.walk(&super::build::join(names.get(..end).unwrap_or_default()), Follow::No)
-            else {
+            let Ok((node, _)) = self.walk(&super::build::join(names.get(..end).unwrap_or_default()), Follow::No) else {
                 break;
             };
             self.forget(node.id(), 1);

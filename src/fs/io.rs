@@ -188,12 +188,7 @@ impl Fs {
     }
 
     /// COPY_FILE_RANGE between two open files; the number of bytes copied. `CrossDevice` makes the kernel copy itself.
-    pub fn copy_file_range(
-        &self,
-        from: (HandleId, u64),
-        to: (HandleId, u64),
-        length: u64,
-    ) -> Result<usize, FsError> {
+    pub fn copy_file_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<usize, FsError> {
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
         let target = target.writable_file().ok_or(FsError::BadHandle)?;
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);

@@ -22,12 +22,14 @@ pub mod read_dir;
 pub mod remove;
 pub mod rename;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod xattr;
 
 pub use attr::SetAttr;
 pub use build::BuildError;
 pub use inspect::{Change, ChangeKind, Provenance};
-pub use io::{Opened, OpenFlags};
+pub use io::{OpenFlags, Opened};
 pub use lookup::Follow;
 pub use rename::RenameMode;
 

@@ -41,9 +41,7 @@ impl Fs {
             let line = match resolved {
                 // Gone since it was listed.
                 Ok(None) => return Ok(ControlFlow::Continue(())),
-                Ok(Some(Resolved::Mounted(root))) => {
-                    DirLine { name, cookie, ino: root.ino(), kind: root.kind() }
-                }
+                Ok(Some(Resolved::Mounted(root))) => DirLine { name, cookie, ino: root.ino(), kind: root.kind() },
                 Ok(Some(Resolved::Found(sources))) => {
                     // What is renamed or copied up keeps its number, so a known node knows better.
                     let ino = match self.tree.peek(&parent, &sources) {

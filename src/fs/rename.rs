@@ -43,12 +43,7 @@ impl<'a> End<'a> {
 
 impl Fs {
     /// RENAME of `from.1` in `from.0` to `to.1` in `to.0`.
-    pub fn rename(
-        &self,
-        from: (NodeId, Name<'_>),
-        to: (NodeId, Name<'_>),
-        mode: RenameMode,
-    ) -> Result<(), FsError> {
+    pub fn rename(&self, from: (NodeId, Name<'_>), to: (NodeId, Name<'_>), mode: RenameMode) -> Result<(), FsError> {
         let (from_parent, to_parent) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
         if !Arc::ptr_eq(from_parent.branch(), to_parent.branch()) {
             return Err(FsError::CrossDevice);
@@ -86,11 +81,8 @@ impl Fs {
             }
         };
         let has_lowers = node.kind() == Kind::Dir && !read(&node.state).lowers.is_empty();
-        let result = if has_lowers {
-            Err(FsError::CrossDevice)
-        } else {
-            self.tree.writable(&node, Extent::Whole).map(|_| ())
-        };
+        let result =
+            if has_lowers { Err(FsError::CrossDevice) } else { self.tree.writable(&node, Extent::Whole).map(|_| ()) };
         self.forget(node.id(), 1);
         result
     }
@@ -188,13 +180,7 @@ impl Fs {
         }
     }
 
-    fn exchange(
-        &self,
-        renaming: &Renaming<'_>,
-        branch: &Branch,
-        from: &End<'_>,
-        to: &End<'_>,
-    ) -> Result<(), FsError> {
+    fn exchange(&self, renaming: &Renaming<'_>, branch: &Branch, from: &End<'_>, to: &End<'_>) -> Result<(), FsError> {
         let upper = branch.writable_upper()?;
         let (a, b) = (self.source(renaming, branch, from)?, self.source(renaming, branch, to)?);
         for (moved, target) in [(&a, to), (&b, from)] {

@@ -21,7 +21,7 @@ impl Fs {
         let value = match (Tree::upper_place(&node), branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_at(&place, name)?,
             _ => {
-                let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+                let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
                 branch.layer(&lower)?.xattr(&lower.entry, name)?
             }
         };
@@ -35,7 +35,7 @@ impl Fs {
         match (Tree::upper_place(&node), branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_names_at(&place),
             _ => {
-                let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+                let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
                 branch.layer(&lower)?.xattr_names(&lower.entry)
             }
         }

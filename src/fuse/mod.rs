@@ -1,2 +1,554 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! (see ARCHITECTURE.md)
+//! Floor 7: the only folder that names `fuser`: decode, call, answer. Mounting is in `mount.rs`, the session in
+//! `session.rs`. A panic in an operation becomes EIO for its caller, is counted and logged, and the mount lives on
+//! (fuser 0.18 would unmount).
+
+use std::any::Any;
+use std::ffi::OsStr;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
+    LockOwner, OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+
+use crate::fs::create::NewNode;
+use crate::fs::io::Whence;
+use crate::fs::{EntryOut, Fs, OpenFlags, Opened, RenameMode, SetAttr};
+use crate::model::ids::{Caller, HandleId, NodeId};
+use crate::model::{Cookie, FsError, Kind, Name};
+use crate::sys::xattr::SetMode;
+
+pub mod convert;
+pub mod mount;
+pub mod session;
+
+pub use mount::{FuseMount, MountError, MountOptions, mount};
+pub use session::Session;
+
+use convert::{entry_attr, errno, file_attr, file_type, set_time};
+
+/// Generations are not used: ids are never reused while the kernel knows them.
+const GENERATION: Generation = Generation(0);
+
+/// Translates between the kernel and [`Fs`].
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    fs: Arc<Fs>,
+}
+
+impl Adapter {
+    pub(crate) fn new(fs: Arc<Fs>) -> Self {
+        Adapter { fs }
+    }
+
+    /// Runs one operation: guards against panics, counts, logs, picks the errno.
+    fn call<T>(&self, what: &'static str, run: impl FnOnce(&Fs) -> Result<T, FsError>) -> Result<T, Errno> {
+        let result = catch_unwind(AssertUnwindSafe(|| run(&self.fs))).unwrap_or_else(|panic| {
+            self.fs.stats().count_panic();
+            log::error!("panic in {what}: {}", panic_text(&*panic));
+            Err(FsError::IO)
+        });
+        self.fs.stats().count_operation(result.is_ok());
+        result.map_err(|error| {
+            match &error {
+                FsError::Corrupt { .. } | FsError::Host { errno: libc::EIO } => log::error!("{what}: {error}"),
+                _ => log::trace!("{what}: {error}"),
+            }
+            errno(&error)
+        })
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+fn node(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+fn handle(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    if opened.keeps_data { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<EntryOut, Errno>) {
+    match result {
+        Ok(out) => {
+            reply.entry_with_ttls(&out.attr_ttl, &out.entry_ttl, &entry_attr(out.id.0, &out.attr), GENERATION);
+        }
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = convert::wanted_flags(self.fs.is_shared());
+        // What an older kernel lacks is left out: none of it changes what a file is, only how often we are asked.
+        if let Err(missing) = config.add_capabilities(wanted) {
+            log::info!("this kernel lacks {missing:?}");
+            if config.add_capabilities(wanted - missing).is_err() {
+                return Err(io::Error::from_raw_os_error(libc::EPROTO));
+            }
+        }
+        if let Err(nearest) = config.set_max_write(1 << 20) {
+            log::info!("the largest write is {nearest} bytes");
+        }
+        if let Err(nearest) = config.set_max_background(64) {
+            log::info!("at most {nearest} requests in the background");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let result = self.call("lookup", |fs| match fs.lookup(node(parent), Name::from_os(name)?) {
+            Err(FsError::NotFound) => Ok(Err(fs.negative_ttl(node(parent)))),
+            other => Ok(Ok(other?)),
+        });
+        match result {
+            Ok(Ok(out)) => reply_entry(reply, Ok(out)),
+            Ok(Err(Duration::ZERO)) => reply.error(Errno::ENOENT),
+            // An entry without a node is absence that may be remembered.
+            Ok(Err(ttl)) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &absent(), GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        if self.call("forget", |fs| Ok(fs.forget(node(ino), nlookup))).is_err() {
+            log::error!("node {} could not be forgotten", ino.0);
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.call("getattr", |fs| fs.getattr(node(ino))) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            perm: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: set_time(atime),
+            mtime: set_time(mtime),
+        };
+        match self.call("setattr", |fs| fs.setattr(node(ino), fh.map(handle), &set)) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.call("readlink", |fs| fs.read_link(node(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let result = self.call("mknod", |fs| {
+            let kind = Kind::from_mode(mode).unwrap_or(Kind::File);
+            let rdev = if kind.is_device() { convert::rdev_of(rdev) } else { 0 };
+            let new = NewNode { kind, perm: mode & 0o7777 & !umask, rdev, target: None };
+            fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
+        });
+        reply_entry(reply, result);
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let result = self.call("mkdir", |fs| {
+            let new = NewNode { kind: Kind::Dir, perm: mode & 0o7777 & !umask, rdev: 0, target: None };
+            fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
+        });
+        reply_entry(reply, result);
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.call("unlink", |fs| fs.unlink(node(parent), Name::from_os(name)?)));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.call("rmdir", |fs| fs.rmdir(node(parent), Name::from_os(name)?)));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let result = self.call("symlink", |fs| {
+            let target = target.as_os_str().as_bytes();
+            let new = NewNode { kind: Kind::Symlink, perm: 0o777, rdev: 0, target: Some(target) };
+            fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
+        });
+        reply_entry(reply, result);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let result = self.call("rename", |fs| {
+            let mode = if flags.is_empty() {
+                RenameMode::Replace
+            } else if flags == RenameFlags::RENAME_NOREPLACE {
+                RenameMode::NoReplace
+            } else if flags == RenameFlags::RENAME_EXCHANGE {
+                RenameMode::Exchange
+            } else {
+                // RENAME_WHITEOUT and what is not known: as kernel overlayfs answers.
+                return Err(FsError::Invalid);
+            };
+            let from = (node(parent), Name::from_os(name)?);
+            fs.rename(from, (node(newparent), Name::from_os(newname)?), mode)
+        });
+        reply_empty(reply, result);
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let result = self.call("link", |fs| fs.link(node(ino), node(newparent), Name::from_os(newname)?));
+        reply_entry(reply, result);
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
+        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0))) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(&opened)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let result = self.call("create", |fs| {
+            let (parent, name) = (node(parent), Name::from_os(name)?);
+            match fs.create(caller(request), parent, name, mode & 0o7777 & !umask) {
+                // In a shared branch somebody else may have made it since the kernel looked.
+                Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
+                    let out = fs.lookup(parent, name)?;
+                    match fs.open(out.id, OpenFlags::from_bits(flags)) {
+                        Ok(opened) => Ok((out, opened)),
+                        Err(error) => {
+                            fs.forget(out.id, 1);
+                            Err(error)
+                        }
+                    }
+                }
+                other => other,
+            }
+        });
+        match result {
+            Ok((out, opened)) => {
+                // One TTL serves name and attributes here: the shorter one.
+                let ttl = out.attr_ttl.min(out.entry_ttl);
+                let attr = entry_attr(out.id.0, &out.attr);
+                reply.created(&ttl, &attr, GENERATION, FileHandle(opened.handle.0), open_flags(&opened));
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: FuseOpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut buffer = vec![0u8; size as usize];
+        match self.call("read", |fs| fs.read(handle(fh), offset, &mut buffer)) {
+            Ok(length) => reply.data(buffer.get(..length).unwrap_or_default()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: FuseOpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.call("write", |fs| fs.write(handle(fh), offset, data)) {
+            Ok(length) => reply.written(length as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // Writes go through, so nothing is left to say at close; the kernel need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: FuseOpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.call("release", |fs| Ok(fs.release(handle(fh)))));
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        reply_empty(reply, self.call("fsync", |fs| fs.fsync(handle(fh), datasync)));
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: FuseOpenFlags, reply: ReplyOpen) {
+        // A listing needs no handle. The kernel caches none either: that is for later, with its invalidation.
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let result = self.call("readdir", |fs| {
+            for (position, name) in [(Cookie::DOT, "."), (Cookie::DOTDOT, "..")] {
+                if Cookie(offset) < position && reply.add(ino, position.0, fuser::FileType::Directory, name) {
+                    return Ok(());
+                }
+            }
+            fs.read_dir(node(ino), Cookie(offset), &mut |line| {
+                let name = line.name.as_name().os();
+                if reply.add(INodeNo(line.ino), line.cookie.0, file_type(line.kind), name) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let result = self.call("readdirplus", |fs| {
+            let own = fs.getattr(node(ino))?.0;
+            for (position, name) in [(Cookie::DOT, "."), (Cookie::DOTDOT, "..")] {
+                // The kernel takes no look-up for these.
+                let attr = entry_attr(ino.0, &own);
+                if Cookie(offset) < position && reply.add(ino, position.0, name, &Duration::ZERO, &attr, GENERATION) {
+                    return Ok(());
+                }
+            }
+            fs.read_dir_plus(node(ino), Cookie(offset), &mut |name, cookie, out| {
+                // One TTL serves name and attributes here: the shorter one.
+                let ttl = out.attr_ttl.min(out.entry_ttl);
+                let attr = entry_attr(out.id.0, &out.attr);
+                !reply.add(INodeNo(out.id.0), cookie.0, name.as_name().os(), &ttl, &attr, GENERATION)
+            })
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply_empty(reply, self.call("fsyncdir", |fs| fs.fsyncdir(node(ino))));
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.call("statfs", |fs| fs.statfs(node(ino))) {
+            Ok(vfs) => reply.statfs(
+                vfs.f_blocks,
+                vfs.f_bfree,
+                vfs.f_bavail,
+                vfs.f_files,
+                vfs.f_ffree,
+                vfs.f_bsize as u32,
+                vfs.f_namemax as u32,
+                vfs.f_frsize as u32,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+        let mode = match flags {
+            libc::XATTR_CREATE => SetMode::Create,
+            libc::XATTR_REPLACE => SetMode::Replace,
+            _ => SetMode::Any,
+        };
+        reply_empty(reply, self.call("setxattr", |fs| fs.setxattr(node(ino), name.as_bytes(), value, mode)));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.call("getxattr", |fs| fs.getxattr(node(ino), name.as_bytes())));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let joined = self.call("listxattr", |fs| {
+            let mut joined = Vec::new();
+            for name in fs.listxattr(node(ino))? {
+                joined.extend(name);
+                joined.push(0);
+            }
+            Ok(joined)
+        });
+        reply_xattr(reply, size, joined);
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.call("removexattr", |fs| fs.removexattr(node(ino), name.as_bytes())));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.call("fallocate", |fs| fs.fallocate(handle(fh), offset, length, mode as u32)));
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let result = self.call("lseek", |fs| {
+            let whence = match whence {
+                libc::SEEK_DATA => Whence::Data,
+                libc::SEEK_HOLE => Whence::Hole,
+                _ => return Err(FsError::Invalid),
+            };
+            let offset = u64::try_from(offset).map_err(|_| FsError::Host { errno: libc::ENXIO })?;
+            fs.lseek(handle(fh), offset, whence)
+        });
+        match result {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let result = self.call("copy_file_range", |fs| {
+            fs.copy_file_range((handle(fh_in), offset_in), (handle(fh_out), offset_out), length)
+        });
+        match result {
+            Ok(length) => reply.written(length as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Errno>) {
+    match result {
+        Err(errno) => reply.error(errno),
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+    }
+}
+
+/// The attributes of nothing: node 0.
+fn absent() -> fuser::FileAttr {
+    let time = crate::model::Time::default();
+    let attr = crate::model::Attr {
+        ino: 0,
+        kind: Kind::File,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        blksize: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+    };
+    entry_attr(0, &attr)
+}

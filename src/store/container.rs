@@ -39,14 +39,29 @@ pub enum OwnershipForm {
     Fixed,
 }
 
-/// One layer of a container.
+/// One layer of a container; in JSON a text: an absolute path, or a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(from = "String", into = "String")]
 pub enum LayerRecord {
     /// A directory of the host.
     Dir(String),
     /// A layer of the store: the digest of its uncompressed tar.
     Stored(crate::model::Digest),
+}
+
+impl From<String> for LayerRecord {
+    fn from(text: String) -> Self {
+        text.parse().map_or(LayerRecord::Dir(text), LayerRecord::Stored)
+    }
+}
+
+impl From<LayerRecord> for String {
+    fn from(layer: LayerRecord) -> String {
+        match layer {
+            LayerRecord::Dir(path) => path,
+            LayerRecord::Stored(digest) => digest.to_string(),
+        }
+    }
 }
 
 /// One volume, bind or tmpfs of a container, resolved.
@@ -109,8 +124,8 @@ pub enum MountSource {
 pub struct MountedRecord {
     /// The mountpoint, absolute, symlinks resolved.
     pub mountpoint: String,
-    /// Device number of the FUSE filesystem: tells this mount from a later one at the same place.
-    pub dev: u64,
+    /// Device number (major, minor) of the FUSE filesystem: tells this mount from a later one at the same place.
+    pub dev: (u32, u32),
     /// The daemon, for people to read; nothing is decided by it.
     pub pid: u32,
     /// The boot the mount belongs to.
@@ -119,6 +134,8 @@ pub struct MountedRecord {
     pub host: String,
     /// The mount namespace it was made in.
     pub namespace: String,
+    /// The daemon's control socket.
+    pub socket: Option<String>,
     /// When.
     pub since: String,
 }
@@ -388,7 +405,7 @@ pub(crate) mod tests {
             created: super::super::timestamp::now(),
             image: None,
             image_name: None,
-            layers: vec![LayerRecord::Dir("/l".into())],
+            layers: vec![LayerRecord::Dir("/l".into()), LayerRecord::Stored(crate::model::Digest([7; 32]))],
             upper: None,
             ownership: OwnershipForm::Native,
             uids: IdMap::Identity,

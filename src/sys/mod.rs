@@ -14,6 +14,8 @@ pub mod map;
 pub mod mount;
 pub mod node;
 pub mod proc;
+pub mod signal;
+pub mod tmpfs;
 pub mod xattr;
 
 pub use dir::{Dir, FileId};

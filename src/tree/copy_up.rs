@@ -49,10 +49,9 @@ impl Tree {
         if let Some((parent, _)) = newest_link(node) {
             self.writable_dir(&parent)?;
         }
-        let lower = read(&node.state).lowers.first().cloned().ok_or(FsError::Stale)?;
+        let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         let attr = branch.attr_in_layer(&lower)?;
-        let source =
-            Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
+        let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
         let staged = upper.stage_copy(source, extent)?;
         let place = self.publish(upper, node, &lower, &attr, staged)?;
         self.nodes().add_key(node, FileId::of(&place.stat()?));

@@ -33,10 +33,8 @@ impl Key {
     /// The inode number to show. Numbers below 2 mean something else to FUSE and never come out.
     pub fn number(self) -> u64 {
         let Key { branch, source, birth } = self;
-        let fits = birth.dev == 0
-            && birth.ino < 1 << LOW_BITS
-            && source < 1 << SOURCE_BITS
-            && branch < 1 << (BRANCH_BITS - 1);
+        let fits =
+            birth.dev == 0 && birth.ino < 1 << LOW_BITS && source < 1 << SOURCE_BITS && branch < 1 << (BRANCH_BITS - 1);
         if fits {
             // The branch is counted from 1, so that no number is small.
             let high = (u64::from(branch) + 1) << SOURCE_BITS | u64::from(source);

@@ -59,8 +59,7 @@ impl Sources {
         if let Some(fd) = branch.host_file() {
             let place = Place::Fd(Arc::clone(fd));
             let stat = place.stat()?;
-            sources.upper =
-                Some(InUpper { place, id: FileId::of(&stat), attr: attr_of(&stat)?, via: Via::Name });
+            sources.upper = Some(InUpper { place, id: FileId::of(&stat), attr: attr_of(&stat)?, via: Via::Name });
             return Ok(sources);
         }
         if let Some(upper) = branch.upper() {
@@ -75,7 +74,8 @@ impl Sources {
         for (index, layer) in branch.lowers().iter().enumerate() {
             let found = layer.root()?;
             let is_last = layer.is_opaque(&found.entry)?;
-            let lower = Lower { layer: index, entry: found.entry.clone(), group: None };
+            let is_implicit = layer.is_implicit(&found.entry)?;
+            let lower = Lower { layer: index, entry: found.entry.clone(), group: None, is_implicit };
             sources.lowers.push((lower, found));
             if is_last {
                 break;
@@ -84,9 +84,14 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Attributes of the topmost source, with the links to show. A bug if there is none.
+    /// The lower whose attributes are shown: the topmost that says something about them.
+    fn face(&self) -> Option<&(Lower, Found)> {
+        self.lowers.iter().find(|(lower, _)| !lower.is_implicit).or(self.lowers.first())
+    }
+
+    /// Attributes of the source that shows them, with the links to show. A bug if there is none.
     pub fn attr(&self) -> Result<Attr, FsError> {
-        match (&self.upper, self.lowers.first()) {
+        match (&self.upper, self.face()) {
             (Some(upper), _) => Ok(upper.attr),
             (None, Some((_, found))) => Ok(found.attr),
             (None, None) => Err(FsError::NotFound),
@@ -98,9 +103,9 @@ impl Sources {
         self.attr().map_or(Kind::File, |attr| attr.kind)
     }
 
-    /// The key of the topmost source.
+    /// The key of the source that shows its attributes.
     pub fn key(&self, branch: &Branch) -> Option<Key> {
-        match (&self.upper, self.lowers.first()) {
+        match (&self.upper, self.face()) {
             (Some(upper), _) => Some(branch.upper_key(upper.id)),
             (None, Some((lower, found))) => Some(branch.layer_key(lower.layer, found.birth)),
             (None, None) => None,
@@ -182,12 +187,7 @@ impl Tree {
     }
 
     /// The node of what was found at `name`, with one more look-up counted.
-    pub fn enter(
-        &self,
-        parent: &Arc<Node>,
-        name: Name<'_>,
-        sources: Sources,
-    ) -> Result<(Arc<Node>, Attr), FsError> {
+    pub fn enter(&self, parent: &Arc<Node>, name: Name<'_>, sources: Sources) -> Result<(Arc<Node>, Attr), FsError> {
         let place = sources.upper.as_ref().map(|found| found.place.clone());
         let mut attr = sources.attr()?;
         let is_merged = sources.lowers.len() + usize::from(sources.upper.is_some()) > 1;
@@ -295,12 +295,7 @@ fn sources_of(parent: &Node) -> (Option<Arc<Dir>>, Vec<Lower>) {
 }
 
 /// Adds what the layers hold at `name`; a directory found above is in `sources` already.
-fn find_in_layers(
-    branch: &Branch,
-    lowers: &[Lower],
-    name: Name<'_>,
-    sources: &mut Sources,
-) -> Result<(), FsError> {
+fn find_in_layers(branch: &Branch, lowers: &[Lower], name: Name<'_>, sources: &mut Sources) -> Result<(), FsError> {
     for (position, lower) in lowers.iter().enumerate() {
         let layer = branch.layer(lower)?;
         match layer.child(&lower.entry, name)? {
@@ -315,7 +310,8 @@ fn find_in_layers(
                 let is_last = !is_dir || position + 1 == lowers.len() || layer.is_opaque(&found.entry)?;
                 let group = branch.group(lower.layer, &found);
                 let entry = found.entry.clone();
-                sources.lowers.push((Lower { layer: lower.layer, entry, group }, found));
+                let is_implicit = is_dir && layer.is_implicit(&entry)?;
+                sources.lowers.push((Lower { layer: lower.layer, entry, group, is_implicit }, found));
                 if is_last {
                     break;
                 }

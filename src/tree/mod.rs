@@ -100,7 +100,7 @@ impl Tree {
         let branch = node.branch();
         let (upper, lower) = {
             let state = read(&node.state);
-            (state.upper.clone(), state.lowers.first().cloned())
+            (state.upper.clone(), state.face().cloned())
         };
         let mut attr = match (upper, lower) {
             (Some(place), _) => branch.attr_in_upper(&place)?,

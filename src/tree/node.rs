@@ -30,6 +30,8 @@ pub struct Lower {
     pub entry: Entry,
     /// Its hard-link group, if it has several names.
     pub group: Option<Group>,
+    /// A directory that says nothing about its attributes.
+    pub is_implicit: bool,
 }
 
 /// What can change about a node.
@@ -47,6 +49,11 @@ pub struct State {
 }
 
 impl State {
+    /// The lower whose attributes are shown: the topmost that says something about them.
+    pub fn face(&self) -> Option<&Lower> {
+        self.lowers.iter().find(|lower| !lower.is_implicit).or(self.lowers.first())
+    }
+
     /// Is it a directory of more than one source?
     pub fn is_merged(&self) -> bool {
         self.lowers.len() + usize::from(self.upper.is_some()) > 1

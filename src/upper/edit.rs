@@ -86,13 +86,7 @@ impl Upper {
     }
 
     /// Gives the object at `place` another name.
-    pub(crate) fn link(
-        &self,
-        place: &Place,
-        dir: &Arc<Dir>,
-        name: Name<'_>,
-        over: Physical,
-    ) -> Result<(), FsError> {
+    pub(crate) fn link(&self, place: &Place, dir: &Arc<Dir>, name: Name<'_>, over: Physical) -> Result<(), FsError> {
         match over {
             Physical::Entry => Err(FsError::Exists),
             Physical::Nothing => link_place(place, dir, name),

@@ -146,8 +146,7 @@ impl Upper {
         let count = self.count_lost_names(group)? + 1;
         let (aside, name) = (work.next_name()?, group.name("lost")?);
         symlinkat(count.to_string(), &*work.stage.open()?, aside.as_name().os())?;
-        let renamed =
-            renameat(&*work.stage.open()?, aside.as_name().os(), &*work.links.open()?, name.as_name().os());
+        let renamed = renameat(&*work.stage.open()?, aside.as_name().os(), &*work.links.open()?, name.as_name().os());
         if renamed.is_err() {
             recover::remove(&work.stage, aside.as_name())?;
         }

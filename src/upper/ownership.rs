@@ -118,8 +118,7 @@ impl Upper {
         let held = self.held(stat);
         let perm = self.host_perm(&held);
         place.chmod(perm)?;
-        let is_natural = held.kind == host_kind
-            && (held.uid, held.gid, held.perm) == (now.st_uid, now.st_gid, perm);
+        let is_natural = held.kind == host_kind && (held.uid, held.gid, held.perm) == (now.st_uid, now.st_gid, perm);
         if is_natural {
             return match xattr::remove(place, OVERRIDE_XATTR) {
                 Ok(()) | Err(FsError::NoAttribute | FsError::Unsupported) => Ok(()),

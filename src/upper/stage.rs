@@ -111,9 +111,7 @@ impl Staged<'_> {
     pub(crate) fn place(&self) -> Result<Place, FsError> {
         match &self.form {
             Form::Unnamed(fd) => Ok(Place::Fd(Arc::clone(fd))),
-            Form::Named(name) if self.kind == Kind::Dir => {
-                Ok(Place::Dir(self.work.stage.open_child(name.as_name())?))
-            }
+            Form::Named(name) if self.kind == Kind::Dir => Ok(Place::Dir(self.work.stage.open_child(name.as_name())?)),
             Form::Named(name) => Ok(Place::at(&self.work.stage, name.as_name())),
             Form::Published => Err(FsError::Stale),
         }
@@ -174,20 +172,13 @@ impl Drop for Staged<'_> {
 }
 
 /// Renames without replacing, also where the host has no `RENAME_NOREPLACE`.
-pub(crate) fn rename_new(
-    from_dir: &OwnedFd,
-    from: Name<'_>,
-    to_dir: &OwnedFd,
-    to: Name<'_>,
-) -> Result<(), FsError> {
+pub(crate) fn rename_new(from_dir: &OwnedFd, from: Name<'_>, to_dir: &OwnedFd, to: Name<'_>) -> Result<(), FsError> {
     match rustix::fs::renameat_with(from_dir, from.os(), to_dir, to.os(), RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            match rustix::fs::statat(to_dir, to.os(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(_) => Err(FsError::Exists),
-                Err(Errno::NOENT) => Ok(rustix::fs::renameat(from_dir, from.os(), to_dir, to.os())?),
-                Err(errno) => Err(errno.into()),
-            }
-        }
+        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(to_dir, to.os(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(FsError::Exists),
+            Err(Errno::NOENT) => Ok(rustix::fs::renameat(from_dir, from.os(), to_dir, to.os())?),
+            Err(errno) => Err(errno.into()),
+        },
         other => Ok(other?),
     }
 }

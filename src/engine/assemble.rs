@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a container's record to a filesystem: opens what the record names, once, by descriptor.
+//!
+//! The same record is opened for a mount (with its work directory, writable), or only to look at (`ls`, `which`,
+//! `diff` of a container, mounted or not: nothing is written).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::fs::{FsSpec, MountAt};
+use crate::layer::Layer;
+use crate::store::container::{ContainerRecord, MountRecord, MountSource, OwnershipForm};
+use crate::store::{Store, Wait};
+use crate::sys::tmpfs::{TmpfsSpec, open_tmpfs};
+use crate::tree::{Base, BranchSpec};
+use crate::upper::{Ownership, UpperSpec};
+
+use super::{EngineError, OrFail, Result, host, layers, mount, volumes};
+
+/// What a path is opened as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenAs {
+    /// A directory to read.
+    Directory,
+    /// Anything, without touching it.
+    Path,
+}
+
+/// Opens a path of the host, following symlinks: it is the user who names it.
+pub fn open_path(path: &Path, how: OpenAs) -> io::Result<OwnedFd> {
+    let flags = match how {
+        OpenAs::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+        OpenAs::Path => OFlags::PATH,
+    };
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The ownership form of the filesystem for that of a record.
+pub fn ownership(form: OwnershipForm) -> Ownership {
+    match form {
+        OwnershipForm::Native => Ownership::Native,
+        OwnershipForm::Override => Ownership::Override,
+        OwnershipForm::Fixed => Ownership::Fixed,
+    }
+}
+
+/// What the making of a mount has made on the way, to be taken back when it fails.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// Volumes that were not there before.
+    pub volumes: Vec<String>,
+    /// The mount was usable: from then on nothing is taken back, it may hold somebody's work.
+    pub is_usable: bool,
+}
+
+/// Opens a container for a mount: makes missing volumes and bind sources, and fills empty volumes if `is_first`.
+pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, made: &mut Made) -> Result<FsSpec> {
+    let layers = layers::open(store, record)?;
+    let (upper, work) = mount::work_of(store, record);
+    if !mount::is_same_filesystem(&upper, &work) {
+        return Err(EngineError::failed(format!(
+            "the work directory {} and the upper {} lie on different filesystems",
+            work.display(),
+            upper.display()
+        ))
+        .advise("choose an upper that is not itself a mountpoint"));
+    }
+    let open = |path: &Path| {
+        open_path(path, OpenAs::Directory).or_fail(|| format!("cannot open the upper {}", path.display()))
+    };
+    let spec = UpperSpec {
+        dir: open(&upper)?,
+        work: Some(open(&work)?),
+        ownership: ownership(record.ownership),
+        is_volatile: false,
+    };
+    let mut mounts = Vec::new();
+    for mount in &record.mounts {
+        let branch = match &mount.source {
+            MountSource::Volume { name, is_anonymous, no_copy, labels } => {
+                let is_made = ensure_volume(store, name, *is_anonymous, labels)?;
+                if is_made {
+                    made.volumes.push(name.clone());
+                }
+                if is_first && !*no_copy {
+                    super::populate::fill(store, name, &layers, &mount.target)?;
+                }
+                open_volume(store, name, mount.read_only)?
+            }
+            MountSource::Bind { path, is_created } => {
+                if *is_created {
+                    make_bind_source(path)?;
+                }
+                open_bind(path, mount)?
+            }
+            MountSource::Tmpfs { .. } => open_tmpfs_branch(mount)?,
+        };
+        mounts.push(MountAt { target: mount.target.clone().into_bytes(), branch });
+    }
+    Ok(FsSpec {
+        root: root_branch(record, Some(spec), top_first(layers)),
+        mounts,
+        uids: record.uids.clone(),
+        gids: record.gids.clone(),
+    })
+}
+
+/// Layers as a branch wants them: top first.
+pub fn top_first(mut layers: Vec<Arc<dyn Layer>>) -> Vec<Arc<dyn Layer>> {
+    layers.reverse();
+    layers
+}
+
+fn root_branch(record: &ContainerRecord, upper: Option<UpperSpec>, lowers: Vec<Arc<dyn Layer>>) -> BranchSpec {
+    BranchSpec {
+        label: record.name.clone(),
+        base: Base::Merge { upper, lowers },
+        is_read_only: record.read_only,
+        is_shared: false,
+    }
+}
+
+/// Makes a volume unless it is there; was it made now?
+fn ensure_volume(
+    store: &Store,
+    name: &str,
+    is_anonymous: bool,
+    labels: &std::collections::BTreeMap<String, String>,
+) -> Result<bool> {
+    let _lock = store.lock_volume(name, Wait::Block).or_fail(|| format!("cannot use the volume {name}"))?;
+    if store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?.is_some() {
+        return Ok(false);
+    }
+    let record = mount::new_volume(name, is_anonymous, labels);
+    store.create_volume(&record).or_fail(|| format!("cannot create the volume {name}"))?;
+    Ok(true)
+}
+
+fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
+    let volume = store.find_volume(name).or_fail(|| "cannot use the volume")?;
+    let data = store.volume_data(&volume);
+    let dir = open_path(&data, OpenAs::Directory).or_fail(|| format!("cannot open the volume {name}"))?;
+    Ok(plain_branch(format!("volume {name}"), dir, volume.ownership, is_read_only, true))
+}
+
+fn plain_branch(label: String, dir: OwnedFd, form: OwnershipForm, is_read_only: bool, is_shared: bool) -> BranchSpec {
+    let upper = UpperSpec { dir, work: None, ownership: ownership(form), is_volatile: false };
+    BranchSpec { label, base: Base::Merge { upper: Some(upper), lowers: Vec::new() }, is_read_only, is_shared }
+}
+
+/// Makes the missing directory that a bind shows, and its parents, as docker does.
+fn make_bind_source(path: &str) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(()),
+        Err(_) => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .or_fail(|| format!("cannot make the bind source {path}")),
+    }
+}
+
+fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
+    let meta = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(EngineError::failed(format!("bind source path does not exist: {path}")));
+        }
+        other => other.or_fail(|| format!("cannot use the bind source {path}"))?,
+    };
+    let label = format!("bind {path}");
+    if meta.is_dir() {
+        let dir =
+            open_path(Path::new(path), OpenAs::Directory).or_fail(|| format!("cannot open the bind source {path}"))?;
+        return Ok(plain_branch(label, dir, OwnershipForm::Native, mount.read_only, true));
+    }
+    let file = open_path(Path::new(path), OpenAs::Path).or_fail(|| format!("cannot open the bind source {path}"))?;
+    Ok(BranchSpec { label, base: Base::HostFile(file), is_read_only: mount.read_only, is_shared: true })
+}
+
+fn open_tmpfs_branch(mount: &MountRecord) -> Result<BranchSpec> {
+    let MountSource::Tmpfs { size, percent, mode, uid, gid } = &mount.source else {
+        return Err(EngineError::failed(format!("{} is no tmpfs", mount.target)));
+    };
+    let caller = host::caller();
+    let size = match (size, percent) {
+        (Some(bytes), _) => *bytes,
+        (None, Some(percent)) => host::memory() / 100 * u64::from(*percent),
+        (None, None) => host::memory() / 2,
+    };
+    let spec =
+        TmpfsSpec { size, mode: mode.unwrap_or(0o1777), uid: uid.unwrap_or(caller.0), gid: gid.unwrap_or(caller.1) };
+    if !host::is_real_root() && (spec.uid, spec.gid) != caller {
+        return Err(EngineError::failed(format!("a tmpfs of user {} at {} needs root", spec.uid, mount.target)));
+    }
+    let dir = open_tmpfs(&spec).map_err(|e| {
+        EngineError::failed(format!("cannot make the tmpfs at {}", mount.target))
+            .because(e)
+            .advise("an ordinary user needs user namespaces for it (sysctl user.max_user_namespaces)")
+    })?;
+    Ok(plain_branch("tmpfs".to_owned(), dir, volumes::default_form(), mount.read_only, false))
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From what the user said to a container's record: the plan of a mount.
+//!
+//! Nothing is made here but what a layer archive needs in the store: everything that can be refused is refused before
+//! anything exists. `assemble.rs` opens what a record names, `lifecycle.rs` carries the plan out.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::model::ids::IdMap;
+use crate::store::container::{ContainerRecord, LayerRecord, MountRecord, MountSource, OwnershipForm, UPPER, new_id};
+use crate::store::volume::VolumeRecord;
+use crate::store::{Mode, Store, Wait, timestamp};
+use crate::sys::mount;
+
+use super::settings::{STOP_TIMEOUT, Settings};
+use super::spec::{self, CreateSource, MountSpec, Source, TmpfsSize};
+use super::{EngineError, OrFail, Result, host, layers, names, volumes};
+
+/// What is to be mounted.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// An image of the store.
+    Image(String),
+    /// Layers: directories or archives, bottom first.
+    Layers(Vec<PathBuf>),
+}
+
+/// A whole `mlfs mount`.
+#[derive(Clone, Debug)]
+pub struct MountRequest {
+    /// What.
+    pub origin: Origin,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub settings: Settings,
+}
+
+/// Makes the record of a new container, and the place of its mount.
+///
+/// Errors of class `Usage` come first: they need neither store nor host.
+pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) -> Result<(Store, ContainerRecord)> {
+    let settings = &request.settings;
+    if let Some(name) = &settings.name
+        && !spec::is_valid_name(name)
+    {
+        return Err(EngineError::usage(format!(
+            "\"{name}\" is not a container name: names match [a-zA-Z0-9][a-zA-Z0-9_.-]*"
+        )));
+    }
+    let specs = spec::order(settings.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
+    let (uids, gids) = settings.id_maps(host::caller())?;
+
+    check_allow_other(settings.allow_other == Some(true))?;
+    let mountpoint = check_mountpoint(&request.mountpoint)?;
+    let upper = settings.upper.as_deref().map(check_upper).transpose()?;
+    let mounts = specs.into_iter().map(resolve_mount).collect::<Result<Vec<_>>>()?;
+    if let Origin::Layers(paths) = &request.origin {
+        check_layers(paths, upper.as_deref(), &mountpoint)?;
+    }
+    let store = open_store()?;
+    check_outside(&mountpoint, store.root(), "the store")?;
+    if let Some(upper) = &upper {
+        check_upper_is_free(&store, upper)?;
+        check_outside(&mountpoint, Path::new(upper), "the upper")?;
+        check_outside(Path::new(upper), &mountpoint, "the mountpoint")?;
+    }
+    let (image, image_name, layers) = resolve_origin(&store, &request.origin)?;
+
+    let is_fixed = matches!(uids, IdMap::Fixed(_));
+    let name = match &settings.name {
+        Some(name) => name.clone(),
+        None => names::fresh(&store)?,
+    };
+    let record = ContainerRecord {
+        id: new_id().or_fail(|| "cannot make an id")?,
+        name,
+        incomplete: true,
+        created: timestamp::now(),
+        image,
+        image_name,
+        layers,
+        ownership: upper_form(upper.as_deref(), is_fixed)?,
+        upper,
+        uids,
+        gids,
+        mounts,
+        read_only: settings.read_only.unwrap_or(false),
+        rm: settings.rm.unwrap_or(false),
+        allow_other: settings.allow_other.unwrap_or(host::caller().0 == 0),
+        suid: settings.suid.unwrap_or(false),
+        dev: settings.dev.unwrap_or(false),
+        stop_timeout_ms: settings.stop_timeout.unwrap_or(STOP_TIMEOUT).as_millis().try_into().unwrap_or(u64::MAX),
+        labels: settings.labels.clone(),
+        mountpoint: Some(text(&mountpoint)?),
+        mounted: None,
+        finished: None,
+    };
+    Ok((store, record))
+}
+
+type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
+
+fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
+    match origin {
+        Origin::Image(name) => {
+            let image = layers::resolve_image(store, name)?;
+            let stored = image.diff_ids.iter().copied().map(LayerRecord::Stored).collect();
+            Ok((Some(image.manifest), Some(name.clone()), stored))
+        }
+        Origin::Layers(paths) => {
+            let mut records = Vec::new();
+            for path in paths {
+                let is_dir = fs::metadata(path).is_ok_and(|meta| meta.is_dir());
+                records.push(if is_dir {
+                    LayerRecord::Dir(text(&canonical(path, "the layer")?)?)
+                } else {
+                    LayerRecord::Stored(layers::load_archive(store, path)?)
+                });
+            }
+            Ok((None, None, records))
+        }
+    }
+}
+
+/// What `--dry-run` prints.
+pub fn describe(record: &ContainerRecord) -> Vec<String> {
+    let mut steps = Vec::new();
+    for layer in &record.layers {
+        steps.push(format!("layer {}", String::from(layer.clone())));
+    }
+    steps.push(match &record.upper {
+        Some(upper) => format!("upper {upper} (kept)"),
+        None => "upper in the store".to_owned(),
+    });
+    for mount in &record.mounts {
+        let what = match &mount.source {
+            MountSource::Volume { is_anonymous: true, .. } => "anonymous volume".to_owned(),
+            MountSource::Volume { name, .. } => format!("volume {name}"),
+            MountSource::Bind { path, .. } => format!("bind {path}"),
+            MountSource::Tmpfs { .. } => "tmpfs".to_owned(),
+        };
+        steps.push(format!("{what} at {}{}", mount.target, if mount.read_only { " (read-only)" } else { "" }));
+    }
+    let mountpoint = record.mountpoint.as_deref().unwrap_or("");
+    steps.push(format!(
+        "mount {} at {mountpoint}{}",
+        record.name,
+        if record.rm { ", discarded at unmount" } else { "" }
+    ));
+    steps
+}
+
+fn text(path: &Path) -> Result<String> {
+    host::path_text(path)
+}
+
+fn canonical(path: &Path, what: &str) -> Result<PathBuf> {
+    fs::canonicalize(path).or_fail(|| format!("cannot use {what} {}", path.display()))
+}
+
+/// An ordinary user may let others in only where root has allowed it.
+fn check_allow_other(is_asked: bool) -> Result<()> {
+    if !is_asked || host::caller().0 == 0 {
+        return Ok(());
+    }
+    let path = "/etc/fuse.conf";
+    let is_allowed = fs::read_to_string(path).is_ok_and(|t| t.lines().any(|line| line.trim() == "user_allow_other"));
+    if is_allowed {
+        return Ok(());
+    }
+    Err(EngineError::failed(format!("--allow-other is not allowed to ordinary users by {path}"))
+        .advise(format!("let root add the line `user_allow_other` to {path}")))
+}
+
+/// A mountpoint must be there, a directory, empty, and no mount of ours; returns it with symlinks resolved.
+pub fn check_mountpoint(path: &Path) -> Result<PathBuf> {
+    let refuse = |why: &str, advice: &str| {
+        EngineError::failed(format!("cannot mount at {}: {why}", path.display())).advise(advice.to_owned())
+    };
+    let place = place_of(path)?;
+    if let Some(found) = mount::mount_at(&place).or_fail(|| "cannot list the mounts")?
+        && found.kind == "fuse.mlfs"
+    {
+        return Err(refuse("an mlfs mount is there already", "unmount it with `mlfs umount`, or choose another place"));
+    }
+    let real = match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(refuse("it does not exist", &format!("make it with `mkdir {}`", path.display())));
+        }
+        Err(e) => return Err(EngineError::failed(format!("cannot mount at {}", path.display())).because(e)),
+    };
+    let entries = match fs::read_dir(&real) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(refuse("it is not a directory", "choose an empty directory"));
+        }
+        Err(e) => return Err(EngineError::failed(format!("cannot mount at {}", path.display())).because(e)),
+    };
+    if entries {
+        return Err(refuse("the directory is not empty", "choose an empty one"));
+    }
+    Ok(real)
+}
+
+/// A path with the symlinks of all but its last name resolved, which works on dead mounts too.
+pub fn place_of(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).or_fail(|| format!("cannot find {}", path.display()))?;
+    if let Ok(real) = fs::canonicalize(&absolute) {
+        return Ok(real);
+    }
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned()).join(name)),
+        _ => Ok(absolute),
+    }
+}
+
+/// The upper that `--upper` names, with symlinks resolved; it may be missing if its parent is there.
+fn check_upper(path: &Path) -> Result<String> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => text(&canonical(path, "the upper")?),
+        Ok(_) => Err(EngineError::failed(format!("the upper {} is not a directory", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let absolute = std::path::absolute(path).or_fail(|| format!("cannot find {}", path.display()))?;
+            let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+                return Err(EngineError::failed(format!("cannot use the upper {}", path.display())).because(e));
+            };
+            text(&canonical(parent, "the parent of the upper")?.join(name))
+        }
+        Err(e) => Err(EngineError::failed(format!("cannot use the upper {}", path.display())).because(e)),
+    }
+}
+
+/// Refuses `inner` equal to or inside `outer`.
+fn check_outside(inner: &Path, outer: &Path, what: &str) -> Result<()> {
+    let outer_real = fs::canonicalize(outer).unwrap_or_else(|_| outer.to_owned());
+    if !inner.starts_with(&outer_real) {
+        return Ok(());
+    }
+    let relation = if inner == outer_real { "is" } else { "lies inside" };
+    Err(EngineError::failed(format!("{} {relation} {what} {}", inner.display(), outer_real.display()))
+        .advise("choose another place"))
+}
+
+/// Layers and the upper must not contain each other, and the mountpoint must lie in none of them.
+fn check_layers(paths: &[PathBuf], upper: Option<&str>, mountpoint: &Path) -> Result<()> {
+    for path in paths {
+        let meta = fs::metadata(path).or_fail(|| format!("cannot use the layer {}", path.display()))?;
+        if !meta.is_dir() && !meta.is_file() {
+            return Err(EngineError::failed(format!("the layer {} is neither directory nor archive", path.display())));
+        }
+        if !meta.is_dir() {
+            continue;
+        }
+        let real = canonical(path, "the layer")?;
+        check_outside(mountpoint, &real, "the layer")?;
+        if let Some(upper) = upper {
+            check_outside(&real, Path::new(upper), "the upper")?;
+            check_outside(Path::new(upper), &real, "the layer")?;
+        }
+    }
+    Ok(())
+}
+
+/// One upper belongs to one container at a time.
+fn check_upper_is_free(store: &Store, upper: &str) -> Result<()> {
+    for other in store.load_containers().or_fail(|| "cannot list the containers")? {
+        if other.upper.as_deref() == Some(upper)
+            && store.is_container_live(&other.id).or_fail(|| "cannot look at the container")?
+        {
+            return Err(EngineError::failed(format!("the upper {upper} is in use by the container {}", other.name)));
+        }
+    }
+    Ok(())
+}
+
+/// How the upper keeps owners: as it did before, where it has been an upper already.
+fn upper_form(upper: Option<&str>, is_fixed: bool) -> Result<OwnershipForm> {
+    if is_fixed {
+        return Ok(OwnershipForm::Fixed);
+    }
+    let Some(upper) = upper else { return Ok(volumes::default_form()) };
+    let mut value = [0u8; 64];
+    match rustix::fs::getxattr(upper, crate::layer::whiteout::OVERRIDE_XATTR, &mut value) {
+        Ok(_) => Ok(OwnershipForm::Override),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOENT) => {
+            Ok(volumes::default_form())
+        }
+        Err(e) => {
+            Err(EngineError::failed(format!("cannot look at the upper {upper}")).because(std::io::Error::from(e)))
+        }
+    }
+}
+
+/// Turns what was asked into what is recorded: absolute paths, names for anonymous volumes.
+fn resolve_mount(spec: MountSpec) -> Result<MountRecord> {
+    let source = match spec.source {
+        Source::Volume { name, labels } => {
+            MountSource::Volume { name, is_anonymous: false, no_copy: spec.no_copy, labels }
+        }
+        Source::Anonymous { labels } => MountSource::Volume {
+            name: new_id().or_fail(|| "cannot name a volume")?,
+            is_anonymous: true,
+            no_copy: spec.no_copy,
+            labels,
+        },
+        Source::Bind { path, create } => {
+            let absolute = text(Path::new(&path))?;
+            match fs::metadata(&absolute) {
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && create == CreateSource::Make => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(EngineError::failed(format!("bind source path does not exist: {path}"))
+                        .advise("make it first, or use -v, which makes it"));
+                }
+                Err(e) => return Err(EngineError::failed(format!("cannot use the bind source {path}")).because(e)),
+            }
+            MountSource::Bind { path: absolute, is_created: create == CreateSource::Make }
+        }
+        Source::Tmpfs(options) => {
+            let (size, percent) = match options.size {
+                Some(TmpfsSize::Bytes(bytes)) => (Some(bytes), None),
+                Some(TmpfsSize::Percent(percent)) => (None, Some(percent)),
+                None => (None, None),
+            };
+            MountSource::Tmpfs { size, percent, mode: options.mode, uid: options.uid, gid: options.gid }
+        }
+    };
+    Ok(MountRecord { target: spec.target, source, read_only: spec.read_only })
+}
+
+/// Where the work directory of an upper is: beside it.
+pub fn work_of(store: &Store, record: &ContainerRecord) -> (PathBuf, PathBuf) {
+    match &record.upper {
+        Some(upper) => (PathBuf::from(upper), PathBuf::from(format!("{upper}.work"))),
+        None => {
+            let dir = store.container_dir(&record.id);
+            (dir.join(UPPER), dir.join(crate::store::container::WORK))
+        }
+    }
+}
+
+/// Do two paths lie on one filesystem?
+pub fn is_same_filesystem(a: &Path, b: &Path) -> bool {
+    matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() == b.dev())
+}
+
+/// Writes the first record while holding the store for use, so that nobody collects what it refers to.
+pub fn register(store: &Store, record: &ContainerRecord) -> Result<()> {
+    let _use = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot use the store")?;
+    layers::check_present(store, record)?;
+    store.create_container(record).or_fail(|| format!("cannot create the container {}", record.name))
+}
+
+/// The record of a volume that a mount needs and nobody has made yet.
+pub fn new_volume(name: &str, is_anonymous: bool, labels: &std::collections::BTreeMap<String, String>) -> VolumeRecord {
+    let mut record = VolumeRecord::new(name, volumes::default_form());
+    record.is_anonymous = is_anonymous;
+    record.labels = labels.clone();
+    record
+}

@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Semantics of the filesystem without a mount: layers in memory under an upper in a scratch directory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::create::NewNode;
+use super::*;
+use crate::layer::Layer;
+use crate::layer::dir::{DirLayer, HostForm};
+use crate::layer::mem::MemLayer;
+use crate::model::ids::IdMap;
+use crate::model::{Cookie, Kind, Name};
+use crate::tree::Base;
+use crate::upper::{Ownership, UpperSpec};
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+struct Sandbox {
+    temp: tempfile::TempDir,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        for dir in ["upper", "work", "volume", "lower"] {
+            std::fs::create_dir(temp.path().join(dir)).unwrap();
+        }
+        Sandbox { temp }
+    }
+
+    fn open(&self, dir: &str) -> std::os::fd::OwnedFd {
+        File::open(self.temp.path().join(dir)).unwrap().into()
+    }
+
+    fn ownership() -> Ownership {
+        if crate::sys::proc::euid() == 0 { Ownership::Native } else { Ownership::Override }
+    }
+
+    fn spec(&self, lowers: Vec<Arc<dyn Layer>>) -> FsSpec {
+        let ownership = Self::ownership();
+        let upper = UpperSpec { dir: self.open("upper"), work: Some(self.open("work")), ownership, is_volatile: true };
+        let base = Base::Merge { upper: Some(upper), lowers };
+        let root = BranchSpec { label: "test".into(), base, is_read_only: false, is_shared: false };
+        FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }
+    }
+
+    fn volume(&self) -> BranchSpec {
+        let upper =
+            UpperSpec { dir: self.open("volume"), work: None, ownership: Ownership::Native, is_volatile: false };
+        let base = Base::Merge { upper: Some(upper), lowers: Vec::new() };
+        BranchSpec { label: "volume".into(), base, is_read_only: false, is_shared: true }
+    }
+
+    fn fs(&self, lowers: Vec<Arc<dyn Layer>>) -> Fs {
+        Fs::new(self.spec(lowers)).unwrap()
+    }
+
+    fn host_layer(&self) -> Arc<dyn Layer> {
+        Arc::new(DirLayer::open(self.open("lower"), "lower".into(), HostForm::default()).unwrap())
+    }
+}
+
+fn name(text: &str) -> Name<'_> {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn layer(build: impl FnOnce(&mut MemLayer)) -> Arc<dyn Layer> {
+    let mut layer = MemLayer::default();
+    build(&mut layer);
+    Arc::new(layer)
+}
+
+impl Fs {
+    fn at(&self, path: &str) -> EntryOut {
+        self.resolve(path.as_bytes(), Follow::No).unwrap()
+    }
+
+    fn cat(&self, path: &str) -> String {
+        let opened = self.open(self.at(path).id, OpenFlags::default()).unwrap();
+        let mut buffer = vec![0; 100];
+        let length = self.read(opened.handle, 0, &mut buffer).unwrap();
+        self.release(opened.handle);
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let write = OpenFlags { write: true, truncate: true, append: false };
+        let (parent, last) = path.rsplit_once('/').unwrap();
+        let parent = self.resolve(parent.as_bytes(), Follow::Yes).unwrap().id;
+        let handle = match self.lookup(parent, name(last)) {
+            Ok(entry) => self.open(entry.id, write).unwrap().handle,
+            Err(_) => self.create(CALLER, parent, name(last), 0o644).unwrap().1.handle,
+        };
+        assert_eq!(self.write(handle, 0, text.as_bytes()).unwrap(), text.len());
+        self.release(handle);
+    }
+
+    fn mkdir(&self, path: &str) {
+        let (parent, last) = path.rsplit_once('/').unwrap();
+        let new = NewNode { kind: Kind::Dir, perm: 0o755, rdev: 0, target: None };
+        self.make(CALLER, self.at(parent).id, name(last), &new).unwrap();
+    }
+
+    fn mv(&self, from: &str, to: &str) -> Result<(), FsError> {
+        let split = |path: &'_ str| path.rsplit_once('/').map(|(p, n)| (p.to_owned(), n.to_owned())).unwrap();
+        let ((fp, f), (tp, t)) = (split(from), split(to));
+        self.rename((self.at(&fp).id, name(&f)), (self.at(&tp).id, name(&t)), RenameMode::Replace)
+    }
+
+    fn rm(&self, path: &str) -> Result<(), FsError> {
+        let (parent, last) = path.rsplit_once('/').unwrap();
+        self.unlink(self.at(parent).id, name(last))
+    }
+
+    fn rm_dir(&self, path: &str) -> Result<(), FsError> {
+        let (parent, last) = path.rsplit_once('/').unwrap();
+        self.rmdir(self.at(parent).id, name(last))
+    }
+
+    /// Path -> content or kind, of everything below `path`.
+    fn tree_at(&self, path: &str) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let mut names = Vec::new();
+        self.read_dir(self.at(path).id, Cookie::START, &mut |line| {
+            names.push((String::from_utf8_lossy(line.name.as_name().bytes()).into_owned(), line.kind));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        for (text, kind) in names {
+            let own = format!("{path}/{text}");
+            match kind {
+                Kind::Dir => {
+                    all.insert(own.clone(), "dir".into());
+                    all.extend(self.tree_at(&own));
+                }
+                Kind::File => {
+                    let content = self.cat(&own);
+                    all.insert(own, content);
+                }
+                _ => {
+                    all.insert(own, format!("{kind:?}"));
+                }
+            }
+        }
+        all
+    }
+}
+
+fn tree(lines: &[(&str, &str)]) -> BTreeMap<String, String> {
+    lines.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+#[test]
+fn layers_merge_and_whiteouts_stop_what_is_below() {
+    let sandbox = Sandbox::new();
+    let bottom = layer(|l| {
+        l.file("a/x", b"bottom").unwrap().file("a/deep/y", b"old").unwrap().file("gone", b"").unwrap();
+        l.file("d/hidden", b"").unwrap();
+    });
+    let middle = layer(|l| {
+        l.whiteout("a/deep").unwrap().whiteout("gone").unwrap().opaque_dir("d").unwrap();
+    });
+    let top = layer(|l| {
+        l.file("a/deep/z", b"new").unwrap().file("a/x", b"top").unwrap();
+    });
+    let fs = sandbox.fs(vec![top, middle, bottom]);
+    let expected = tree(&[("/a", "dir"), ("/a/deep", "dir"), ("/a/deep/z", "new"), ("/a/x", "top"), ("/d", "dir")]);
+    assert_eq!(fs.tree_at(""), expected);
+}
+
+#[test]
+fn changes_survive_a_remount_and_lowers_stay() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.temp.path().join("lower/d/e")).unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/d/f"), "lower").unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/d/g"), "lower").unwrap();
+    let ino = {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        let before = fs.at("/d/f").attr;
+        let parent_mtime = fs.at("/d").attr.mtime;
+        let handle = fs.open(fs.at("/d/f").id, OpenFlags::default()).unwrap().handle;
+        fs.put("/d/f", "upper");
+        let mut buffer = [0; 9];
+        assert_eq!(fs.read(handle, 0, &mut buffer).unwrap(), 5);
+        assert_eq!(&buffer[..5], b"upper", "an old reader sees the copy");
+        assert_eq!(fs.at("/d/f").attr.ino, before.ino);
+        assert_eq!(fs.at("/d").attr.mtime, parent_mtime, "copy-up keeps the directory's time");
+        fs.rm("/d/g").unwrap();
+        fs.rm_dir("/d/e").unwrap();
+        fs.mkdir("/d/e");
+        fs.put("/d/e/new", "1");
+        fs.put("/.wh.user", "mine");
+        before.ino
+    };
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    let expected = tree(&[("/.wh.user", "mine"), ("/d", "dir"), ("/d/e", "dir"), ("/d/e/new", "1"), ("/d/f", "upper")]);
+    assert_eq!(fs.tree_at(""), expected);
+    assert_eq!(fs.at("/d/f").attr.ino, ino, "numbers survive copy-up and remount");
+    assert_eq!(std::fs::read_to_string(sandbox.temp.path().join("lower/d/f")).unwrap(), "lower");
+    assert!(sandbox.temp.path().join("lower/d/g").exists());
+    let changes: Vec<String> =
+        fs.changes().unwrap().iter().map(|c| format!("{:?} {}", c.kind, String::from_utf8_lossy(&c.path))).collect();
+    let expected = ["Added /.wh.user", "Changed /d", "Changed /d/e", "Added /d/e/new", "Changed /d/f", "Deleted /d/g"];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn a_removed_and_remade_directory_is_opaque_on_disk() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.temp.path().join("lower/d/sub")).unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/d/old"), "").unwrap();
+    for round in 0..2 {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        if round == 0 {
+            fs.rm("/d/old").unwrap();
+            assert_eq!(fs.rm_dir("/d"), Err(FsError::NotEmpty));
+            fs.rm_dir("/d/sub").unwrap();
+            fs.rm_dir("/d").unwrap();
+            fs.mkdir("/d");
+        }
+        assert_eq!(fs.tree_at(""), tree(&[("/d", "dir")]));
+    }
+}
+
+#[test]
+fn renames_leave_whiteouts_and_cover_what_is_below() {
+    let sandbox = Sandbox::new();
+    for dir in ["a", "full"] {
+        std::fs::create_dir_all(sandbox.temp.path().join("lower").join(dir)).unwrap();
+    }
+    std::fs::write(sandbox.temp.path().join("lower/a/f"), "f").unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/g"), "g").unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/full/old"), "").unwrap();
+    for round in 0..2 {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        if round == 0 {
+            fs.mv("/a/f", "/a/h").unwrap();
+            fs.mv("/a/g", "/a/h").unwrap();
+            assert_eq!(fs.mv("/a", "/b"), Err(FsError::CrossDevice));
+            fs.mkdir("/n");
+            fs.put("/n/file", "n");
+            assert_eq!(fs.mv("/n", "/full"), Err(FsError::NotEmpty));
+            fs.rm("/full/old").unwrap();
+            fs.mv("/n", "/full").unwrap();
+        }
+        let expected = tree(&[("/a", "dir"), ("/a/h", "g"), ("/full", "dir"), ("/full/file", "n")]);
+        assert_eq!(fs.tree_at(""), expected, "round {round}");
+    }
+}
+
+#[test]
+fn hard_links_of_a_layer_stay_links_over_copy_up_and_remount() {
+    let sandbox = Sandbox::new();
+    let path = |text: &str| sandbox.temp.path().join("lower").join(text);
+    std::fs::write(path("a"), "one").unwrap();
+    std::fs::hard_link(path("a"), path("b")).unwrap();
+    std::fs::hard_link(path("a"), path("c")).unwrap();
+    {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        assert_eq!(fs.at("/a").attr.nlink, 3);
+        fs.put("/a", "two");
+        assert_eq!((fs.cat("/b").as_str(), fs.at("/b").attr.nlink), ("two", 3));
+        fs.rm("/c").unwrap();
+        assert_eq!(fs.at("/a").attr.nlink, 2);
+    }
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    assert_eq!(fs.tree_at(""), tree(&[("/a", "two"), ("/b", "two")]));
+    assert_eq!((fs.at("/a").attr.nlink, fs.at("/b").attr.nlink), (2, 2));
+    assert_eq!(fs.at("/a").attr.ino, fs.at("/b").attr.ino);
+    fs.mv("/b", "/moved").unwrap();
+    assert_eq!(fs.at("/moved").attr.nlink, 2);
+    fs.rm("/a").unwrap();
+    assert_eq!(fs.at("/moved").attr.nlink, 1);
+    fs.put("/moved", "three");
+    fs.rm("/moved").unwrap();
+    assert_eq!(fs.tree_at(""), tree(&[]));
+    assert_eq!(std::fs::read_dir(sandbox.temp.path().join("work/mlfs-links")).unwrap().count(), 0);
+}
+
+#[test]
+fn links_of_a_layer_are_counted_when_names_go_without_copy_up() {
+    let sandbox = Sandbox::new();
+    let path = |text: &str| sandbox.temp.path().join("lower").join(text);
+    std::fs::write(path("a"), "one").unwrap();
+    std::fs::hard_link(path("a"), path("b")).unwrap();
+    std::fs::hard_link(path("a"), path("c")).unwrap();
+    for round in 0..2 {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        if round == 0 {
+            fs.rm("/c").unwrap();
+        }
+        assert_eq!(fs.at("/a").attr.nlink, 2, "round {round}");
+        if round == 1 {
+            fs.put("/a", "two");
+            assert_eq!((fs.at("/a").attr.nlink, fs.cat("/b").as_str()), (2, "two"));
+        }
+    }
+}
+
+#[test]
+fn an_open_unlinked_file_lives_on() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.temp.path().join("lower/f"), "lower").unwrap();
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    let entry = fs.at("/f");
+    let handle = fs.open(entry.id, OpenFlags::default()).unwrap().handle;
+    fs.rm("/f").unwrap();
+    let set = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+    assert_eq!(fs.setattr(entry.id, Some(handle), &set).unwrap().0.perm, 0o600);
+    let mut buffer = [0; 9];
+    assert_eq!(fs.read(handle, 0, &mut buffer).unwrap(), 5);
+    assert!(fs.resolve(b"/f", Follow::No).is_err());
+    let upper = std::fs::read_dir(sandbox.temp.path().join("work/work")).unwrap().count();
+    assert_eq!(upper, 0, "nothing is left in staging");
+    // A new file of the same name is another file.
+    fs.put("/f", "new");
+    assert_ne!(fs.at("/f").id, entry.id);
+    assert_eq!(fs.read(handle, 0, &mut buffer).unwrap(), 5);
+    assert_eq!(&buffer[..5], b"lower");
+}
+
+#[test]
+fn volumes_are_mounted_nested_and_borders_are_kept() {
+    let sandbox = Sandbox::new();
+    let base = layer(|l| {
+        l.dir("data", 0o755).unwrap().link("link", "/data/inner").unwrap();
+    });
+    let mut spec = sandbox.spec(vec![base]);
+    spec.mounts.push(MountAt { target: b"/link/deep".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    fs.put("/data/inner/deep/f", "volume");
+    assert_eq!(std::fs::read_to_string(sandbox.temp.path().join("volume/f")).unwrap(), "volume");
+    assert_eq!(fs.mv("/data/inner/deep/f", "/data/f"), Err(FsError::CrossDevice));
+    assert_eq!(fs.rm_dir("/data/inner/deep"), Err(FsError::Busy));
+    std::fs::write(sandbox.temp.path().join("volume/host"), "host").unwrap();
+    assert_eq!(fs.cat("/data/inner/deep/host"), "host");
+    let provenance = fs.which(b"/link/deep/f").unwrap();
+    assert_eq!((provenance.label.as_str(), provenance.path.as_slice()), ("volume", &b"/f"[..]));
+}
+
+#[test]
+fn which_names_the_layer_and_what_it_hides() {
+    let sandbox = Sandbox::new();
+    let bottom = layer(|l| {
+        l.file("etc/conf", b"1").unwrap().file("gone/f", b"").unwrap();
+    });
+    let top = layer(|l| {
+        l.file("etc/conf", b"2").unwrap().whiteout("gone").unwrap();
+    });
+    let fs = sandbox.fs(vec![top, bottom]);
+    let conf = fs.which(b"/etc/conf").unwrap();
+    assert_eq!(conf.provider, Some((inspect::Source::Layer(2), Kind::File)));
+    assert_eq!(conf.hidden, [(inspect::Source::Layer(1), Kind::File)]);
+    let gone = fs.which(b"/gone/f").unwrap();
+    assert_eq!((gone.provider, gone.deleted_by), (None, Some(inspect::Source::Layer(2))));
+    assert_eq!(fs.which(b"/never"), Err(FsError::NotFound));
+    let etc = fs.which(b"/etc").unwrap();
+    assert_eq!(etc.merged, [inspect::Source::Layer(1)]);
+}
+
+#[test]
+fn attributes_of_all_kinds_are_held() {
+    let sandbox = Sandbox::new();
+    for round in 0..2 {
+        let mut spec = sandbox.spec(vec![layer(|_| {})]);
+        if let Base::Merge { upper: Some(upper), .. } = &mut spec.root.base {
+            upper.ownership = Ownership::Override;
+        }
+        let fs = Fs::new(spec).unwrap();
+        if round == 0 {
+            let kinds = [
+                ("file", Kind::File, 0),
+                ("dir", Kind::Dir, 0),
+                ("link", Kind::Symlink, 0),
+                ("pipe", Kind::Fifo, 0),
+                ("char", Kind::Char, 0x103),
+            ];
+            for (text, kind, rdev) in kinds {
+                let target = (kind == Kind::Symlink).then_some(&b"target"[..]);
+                let new = NewNode { kind, perm: 0o640, rdev, target };
+                fs.make(CALLER, NodeId::ROOT, name(text), &new).unwrap();
+                let id = fs.at(&format!("/{text}")).id;
+                let set = SetAttr { uid: Some(33), gid: Some(44), perm: Some(0o4711), ..SetAttr::default() };
+                let attr = fs.setattr(id, None, &set).unwrap().0;
+                assert_eq!((attr.uid, attr.gid, attr.kind), (33, 44, kind), "{text}");
+            }
+        }
+        for (text, kind) in [("file", Kind::File), ("link", Kind::Symlink), ("char", Kind::Char), ("pipe", Kind::Fifo)]
+        {
+            let attr = fs.at(&format!("/{text}")).attr;
+            assert_eq!((attr.uid, attr.gid, attr.kind), (33, 44, kind), "round {round} {text}");
+            if kind != Kind::Symlink {
+                assert_eq!(attr.perm, 0o4711, "round {round} {text}");
+            }
+        }
+        assert_eq!(fs.read_link(fs.at("/link").id).unwrap(), b"target");
+        assert_eq!(fs.at("/char").attr.rdev, 0x103);
+    }
+}
+
+#[test]
+fn marks_are_invisible_and_cannot_be_forged() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|l| {
+        l.file("d/f", b"1").unwrap();
+    })]);
+    fs.put("/d/f", "2");
+    let id = fs.at("/d/f").id;
+    assert_eq!(fs.listxattr(id).unwrap(), Vec::<Vec<u8>>::new());
+    for mark in ["trusted.overlay.opaque", "user.overlay.opaque", "user.containers.override_stat"] {
+        let mark = mark.as_bytes();
+        assert_eq!(fs.setxattr(id, mark, b"y", crate::sys::xattr::SetMode::Any), Err(FsError::Perm));
+        assert_eq!(fs.getxattr(id, mark), Err(FsError::NoAttribute));
+        assert_eq!(fs.removexattr(id, mark), Err(FsError::NoAttribute));
+    }
+}
+
+#[test]
+fn a_listing_goes_on_while_the_directory_changes() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|l| {
+        for number in 0..500 {
+            l.file(&format!("d/lower{number}"), b"").unwrap();
+        }
+    })]);
+    for number in 0..500 {
+        fs.put(&format!("/d/upper{number}"), "");
+    }
+    let id = fs.at("/d").id;
+    let (mut after, mut seen) = (Cookie::START, Vec::new());
+    loop {
+        let mut batch = Vec::new();
+        fs.read_dir(id, after, &mut |line| {
+            batch.push(line);
+            if batch.len() == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+        let Some(last) = batch.last() else { break };
+        after = last.cookie;
+        for line in batch {
+            let text = String::from_utf8(line.name.as_name().bytes().to_vec()).unwrap();
+            fs.rm(&format!("/d/{text}")).unwrap();
+            seen.push(text);
+        }
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1000);
+    assert_eq!(fs.tree_at("/d"), tree(&[]));
+    fs.rm_dir("/d").unwrap();
+}
+
+#[test]
+fn nodes_are_given_back() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|l| {
+        for number in 0..100 {
+            l.file(&format!("d/{number}"), b"").unwrap();
+        }
+    })]);
+    let d = fs.lookup(NodeId::ROOT, name("d")).unwrap().id;
+    let mut ids = Vec::new();
+    fs.read_dir_plus(d, Cookie::START, &mut |_, _, out| {
+        ids.push(out.id);
+        true
+    })
+    .unwrap();
+    assert_eq!(fs.tree().nodes().len(), 102);
+    for id in ids {
+        fs.forget(id, 1);
+    }
+    fs.forget(d, 1);
+    assert_eq!(fs.tree().nodes().len(), 1);
+}
