@@ -11,6 +11,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::identity::{Identity, identity};
+
 /// What an entry is, with what only that kind has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -302,7 +304,9 @@ impl Node {
         if compare.is_links && links(self) != links(other) {
             lines.push(format!("{shown}: links {:?} | {:?}", links(self), links(other)));
         }
-        if compare.is_ino && self.ino != other.ino {
+        // Where only user.* attributes can be written, nothing can be kept on symlinks and special files.
+        let can_keep = matches!(self.body, Body::Dir | Body::File(..)) || identity() == Identity::Root;
+        if compare.is_ino && can_keep && self.ino != other.ino {
             lines.push(format!("{shown}: inode {} | {}", self.ino, other.ino));
         }
     }
