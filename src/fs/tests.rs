@@ -41,15 +41,26 @@ impl Sandbox {
 
     fn spec(&self, lowers: Vec<Arc<dyn Layer>>) -> FsSpec {
         let ownership = Self::ownership();
-        let upper = UpperSpec { dir: self.open("upper"), work: Some(self.open("work")), ownership, is_volatile: true };
+        let upper = UpperSpec {
+            dir: self.open("upper"),
+            work: Some(self.open("work")),
+            ownership,
+            is_volatile: true,
+            is_view: false,
+        };
         let base = Base::Merge { upper: Some(upper), lowers };
         let root = BranchSpec { label: "test".into(), base, is_read_only: false, is_shared: false };
         FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }
     }
 
     fn volume(&self) -> BranchSpec {
-        let upper =
-            UpperSpec { dir: self.open("volume"), work: None, ownership: Ownership::Native, is_volatile: false };
+        let upper = UpperSpec {
+            dir: self.open("volume"),
+            work: None,
+            ownership: Ownership::Native,
+            is_volatile: false,
+            is_view: false,
+        };
         let base = Base::Merge { upper: Some(upper), lowers: Vec::new() };
         BranchSpec { label: "volume".into(), base, is_read_only: false, is_shared: true }
     }
