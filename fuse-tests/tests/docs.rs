@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Documents that cannot lie: the commands of README.md and docs/semantics.md are executed, `#>` lines compared.
 
-use std::path::Path;
 use std::process::Command;
 
 use fuse_tests::LayerSpec;
@@ -47,12 +46,10 @@ fn app(w: &World) {
     write_docker(&w.sandbox.path("app.tar"), &[layer_tar(&one), layer_tar(&two)], "app:latest");
 }
 
-fn execute(document: &str) {
+fn execute(document: &str, text: &str) {
     world(|w| {
         app(w);
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let all = examples(&text);
+        let all = examples(text);
         assert!(all.len() >= 10, "{document}: only {} examples were found", all.len());
         let bin = w.sandbox.dir("bin");
         // Every command names the sandbox's store, so that its processes are seen as this test's.
@@ -91,10 +88,10 @@ fn execute(document: &str) {
 
 #[test]
 fn the_readmes_tour() {
-    execute("README.md");
+    execute("README.md", include_str!("../../README.md"));
 }
 
 #[test]
 fn the_semantics() {
-    execute("docs/semantics.md");
+    execute("docs/semantics.md", include_str!("../../docs/semantics.md"));
 }

@@ -341,7 +341,7 @@ fn grammar_of_targets() {
         let root = w.mount("box", &["-v", "v:/m/../n", "-v", "w:/o/", "--layer", &base]);
         assert!(root.join("n").is_dir() && root.join("o").is_dir() && !root.join("m").exists());
         w.rm("box");
-        let cases: [(&[&str], &str); 22] = [
+        let cases: [(&[&str], &str); 21] = [
             (&["-v", "vol:relative"], "mount path must be absolute"),
             (&["-v", "vol:/"], "destination can't be '/'"),
             (&["-v", "a:/m", "-v", "b:/m"], "Duplicate mount point: /m"),
@@ -361,7 +361,6 @@ fn grammar_of_targets() {
             (&["--mount", "type=volume,dst=/m,readonly=maybe"], "invalid value for readonly: maybe"),
             (&["--mount", "type=tmpfs,src=x,dst=/m"], "tmpfs"),
             (&["--mount", "type=nonsense,dst=/m"], "nonsense"),
-            (&["--mount", "type=volume,src=v,dst=/m,volume-subpath=../x"], "must be a relative path within the volume"),
             (&["--uidmap", "1:2"], "1:2"),
             (&["--owner", "nobody-knows-him"], "nobody-knows-him"),
             (&["--no-such-flag"], "--no-such-flag"),
