@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
 use super::image::ImageCommand;
+use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
 use super::volume::VolumeCommand;
@@ -61,6 +62,16 @@ pub enum Command {
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Tell what a container has changed: A added, C changed, D deleted
+    Diff(DiffArgs),
+    /// Tell which layer, volume or bind provides a path, and what it hides
+    Which(WhichArgs),
+    /// List layers with their sizes and what later ones hide
+    Layers(LayersArgs),
+    /// List a directory without mounting
+    Ls(LsArgs),
+    /// Print a file without mounting
+    Cat(CatArgs),
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),

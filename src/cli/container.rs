@@ -59,7 +59,7 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         }
         let mountpoint = shown_mountpoint(&record, state);
         rows.push(Row {
-            name: record.name.clone(),
+            name: record.name.clone().into_bytes(),
             cells: vec![
                 record.name.clone(),
                 origin(&record),

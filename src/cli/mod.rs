@@ -19,6 +19,7 @@ use crate::store::{Access, Store};
 pub mod args;
 pub mod container;
 pub mod image;
+pub mod look;
 pub mod mount;
 pub mod output;
 pub mod volume;
@@ -141,6 +142,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
+        Command::Diff(args) => look::diff(&Context::new(&cli.global)?, &args)?,
+        Command::Which(args) => return look::which(&Context::new(&cli.global)?, &args),
+        Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
+        Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
+        Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ pub enum Format {
 /// One line of a listing, in all its forms.
 pub struct Row {
     /// What `-q` prints.
-    pub name: String,
+    pub name: Vec<u8>,
     /// The cells of the table.
     pub cells: Vec<String>,
     /// The JSON object.
@@ -35,7 +35,7 @@ pub fn print_rows(format: Format, is_quiet: bool, head: &[&str], rows: Vec<Row>)
         return print_json(rows.into_iter().map(|row| row.json).collect());
     }
     if is_quiet {
-        return print_lines(rows.into_iter().map(|row| row.name.into_bytes()));
+        return print_lines(rows.into_iter().map(|row| row.name));
     }
     print_text(&table(head, rows.into_iter().map(|row| row.cells)))
 }

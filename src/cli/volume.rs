@@ -76,7 +76,7 @@ pub fn run(context: &Context, command: VolumeCommand) -> Result<()> {
             let filters = filter.iter().map(|f| volumes::parse_filter(f)).collect::<Result<Vec<_>>>()?;
             let store = context.store(Access::Read)?;
             let rows = volumes::list(&store, &filters)?.into_iter().map(|volume| Row {
-                name: volume.name.clone(),
+                name: volume.name.clone().into_bytes(),
                 cells: vec!["local".to_owned(), volume.name.clone()],
                 json: object(&store, &volume),
             });

@@ -139,7 +139,13 @@ fn open(options: &OverlayOptions) -> Result<FsSpec> {
                 Permissions::Override => Ownership::Override,
                 Permissions::Squashed => Ownership::Fixed,
             };
-            Some(UpperSpec { dir, work: Some(open_dir(work)?), ownership, is_volatile: options.is_volatile })
+            Some(UpperSpec {
+                dir,
+                work: Some(open_dir(work)?),
+                ownership,
+                is_volatile: options.is_volatile,
+                is_view: false,
+            })
         }
         _ => None,
     };

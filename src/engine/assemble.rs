@@ -79,6 +79,7 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
         work: Some(open(&work)?),
         ownership: ownership(record.ownership),
         is_volatile: false,
+        is_view: false,
     };
     let mut mounts = Vec::new();
     for mount in &record.mounts {
@@ -142,7 +143,8 @@ fn ensure_volume(
     Ok(true)
 }
 
-fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
+/// Opens a volume as a branch.
+pub fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
     let volume = store.find_volume(name).or_fail(|| "cannot use the volume")?;
     let data = store.volume_data(&volume);
     let dir = open_path(&data, OpenAs::Directory).or_fail(|| format!("cannot open the volume {name}"))?;
@@ -150,7 +152,7 @@ fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSp
 }
 
 fn plain_branch(label: String, dir: OwnedFd, form: OwnershipForm, is_read_only: bool, is_shared: bool) -> BranchSpec {
-    let upper = UpperSpec { dir, work: None, ownership: ownership(form), is_volatile: false };
+    let upper = UpperSpec { dir, work: None, ownership: ownership(form), is_volatile: false, is_view: false };
     BranchSpec { label, base: Base::Merge { upper: Some(upper), lowers: Vec::new() }, is_read_only, is_shared }
 }
 
@@ -166,7 +168,8 @@ fn make_bind_source(path: &str) -> Result<()> {
     }
 }
 
-fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
+/// Opens a path of the host as a branch: a directory, or one file.
+pub fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
     let meta = match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(EngineError::failed(format!("bind source path does not exist: {path}")));

@@ -76,7 +76,7 @@ impl EngineError {
                 None => (error.to_string(), error.source()),
             };
             // Some error types repeat their cause in their own text.
-            if !text.ends_with(&line) {
+            if !text.contains(&line) {
                 text.push_str(": ");
                 text.push_str(&line);
             }

@@ -42,18 +42,46 @@ fn open_stored(_store: &Store, digest: &Digest) -> Result<Arc<dyn Layer>> {
 
 /// Opens the layers of a container, bottom first.
 pub fn open(store: &Store, record: &ContainerRecord) -> Result<Vec<Arc<dyn Layer>>> {
-    record
-        .layers
-        .iter()
-        .map(|layer| match layer {
-            LayerRecord::Dir(path) => open_dir(Path::new(path)),
-            LayerRecord::Stored(digest) => open_stored(store, digest),
-        })
-        .collect()
+    Ok(describe(store, record)?.into_iter().map(|info| info.layer).collect())
+}
+
+/// A layer, opened, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct LayerInfo {
+    /// Its digest, or its path.
+    pub name: String,
+    /// The command that made it, as the image's history tells.
+    pub created_by: Option<String>,
+    /// The size of its blob in the store.
+    pub stored: Option<u64>,
+    /// The layer.
+    pub layer: Arc<dyn Layer>,
+}
+
+impl LayerInfo {
+    /// A layer of which nothing more is known.
+    pub fn of(layer: Arc<dyn Layer>) -> Self {
+        LayerInfo { name: layer.label(), created_by: None, stored: None, layer }
+    }
+}
+
+/// Opens the layers of a container, bottom first, with what is known of them.
+pub fn describe(store: &Store, record: &ContainerRecord) -> Result<Vec<LayerInfo>> {
+    let open = |layer: &LayerRecord| match layer {
+        LayerRecord::Dir(path) => open_dir(Path::new(path)).map(LayerInfo::of),
+        LayerRecord::Stored(digest) => open_stored(store, digest).map(LayerInfo::of),
+    };
+    record.layers.iter().map(open).collect()
+}
+
+/// Opens the layers of an image, bottom first, with what is known of them.
+pub fn describe_image(store: &Store, name: &str) -> Result<Vec<LayerInfo>> {
+    let image = resolve_image(store, name)?;
+    image.diff_ids.iter().map(|digest| open_stored(store, digest).map(LayerInfo::of)).collect()
 }
 
 /// Opens a directory of the host as a layer: all whiteout conventions, and owners kept in attributes, are understood.
-fn open_dir(path: &Path) -> Result<Arc<dyn Layer>> {
+pub fn open_dir(path: &Path) -> Result<Arc<dyn Layer>> {
     let fd = super::assemble::open_path(path, super::assemble::OpenAs::Directory)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
     let form = HostForm { has_oci_names: true, has_override: true, is_plain: false };

@@ -206,9 +206,15 @@ fn bring_up(
     let limit = proc::raise_nofile_limit();
     crate::sys::dir::set_cache_capacity(limit);
     let umask = proc::set_umask(0);
-    let fs = Fs::new(spec);
+    let fs = Fs::new(spec).or_fail(|| format!("cannot mount {}", record.name));
+    let fs = fs.and_then(|fs| {
+        if first == First::Yes {
+            dress_root(store, &record, &fs)?;
+        }
+        Ok(Arc::new(fs))
+    });
     proc::set_umask(umask);
-    let fs = Arc::new(fs.or_fail(|| format!("cannot mount {}", record.name))?);
+    let fs = fs?;
     let notices = notices(&fs, &record);
     let live = store.take_live_lock(&record.id).or_fail(|| format!("{} is mounted already", record.name))?;
     let fuse = fuse::mount(mountpoint, &mount_options(&record))
@@ -244,6 +250,17 @@ fn bring_up(
         daemon::clear_mount(mountpoint, Some(dev));
     }
     result
+}
+
+/// A new upper has the root directory of whoever made it: it gets owner, mode, attributes and times of the layers' root.
+/// A read-only mount, or an upper with content, is left as it is.
+fn dress_root(store: &Store, record: &ContainerRecord, fs: &Fs) -> Result<()> {
+    let (upper, _) = mount::work_of(store, record);
+    let is_new = fs::read_dir(&upper).or_fail(|| "cannot look at the upper")?.next().is_none();
+    if record.read_only || !is_new {
+        return Ok(());
+    }
+    super::populate::copy_root(store, record, fs)
 }
 
 /// The life of a daemon; it does not return to the command line. The caller takes everything back if it fails early.
@@ -427,6 +444,11 @@ fn clear_dead(store: &Store, record: &mut ContainerRecord) -> Result<()> {
     if is_ours {
         sys_mount::unmount(place, Unmount::Lazy)
             .or_fail(|| format!("cannot clear the dead mount at {}", mounted.mountpoint))?;
+    }
+    if let Some(socket) = &mounted.socket
+        && let Err(e) = fs::remove_file(socket)
+    {
+        log::debug!("cannot remove {socket}: {e}");
     }
     record.mounted = None;
     record.finished = Some(timestamp::now());

@@ -17,6 +17,7 @@ use crate::fs::{Follow, Fs, FsSpec, OpenFlags, SetAttr};
 use crate::layer::Layer;
 use crate::model::ids::{Caller, HandleId, IdMap, NodeId};
 use crate::model::{Attr, Cookie, FsError, Kind, NameBuf};
+use crate::store::container::ContainerRecord;
 use crate::store::volume::VolumeRecord;
 use crate::store::{Store, Wait, atomic};
 use crate::sys::node::SetTime;
@@ -63,6 +64,15 @@ fn open_image(mut layers: Vec<Arc<dyn Layer>>) -> Result<Fs> {
     Fs::new(spec).or_fail(|| "cannot open the layers")
 }
 
+/// Gives the root of a new upper what the root of the layers has. Ids go through the maps of the mount.
+pub fn copy_root(store: &Store, record: &ContainerRecord, fs: &Fs) -> Result<()> {
+    let image = open_image(super::layers::open(store, record)?)?;
+    let mut attr = image.getattr(NodeId::ROOT).or_fail(|| "cannot read the layers")?.0;
+    attr.uid = record.uids.to_outer(attr.uid);
+    attr.gid = record.gids.to_outer(attr.gid);
+    finish(&image, NodeId::ROOT, fs, NodeId::ROOT, &attr, Owners::Exact).or_fail(|| "cannot set up the upper's root")
+}
+
 fn fill_staged(store: &Store, volume: &VolumeRecord, image: &Fs, source: NodeId, data: &Path) -> Result<()> {
     let staged = store.stage("fill").or_fail(|| "cannot stage")?;
     let copy = staged.path().join("data");
@@ -78,7 +88,8 @@ fn fill_staged(store: &Store, volume: &VolumeRecord, image: &Fs, source: NodeId,
         }
         let fs = open_plain(data, volume)?;
         let attr = image.getattr(source).or_fail(|| "cannot read the image")?.0;
-        return finish(image, source, &fs, NodeId::ROOT, &attr, volume).or_fail(|| "cannot set the volume's owner");
+        return finish(image, source, &fs, NodeId::ROOT, &attr, Owners::of(volume))
+            .or_fail(|| "cannot set the volume's owner");
     }
     fs::rename(&copy, data).or_fail(|| format!("cannot put {} in place", data.display()))?;
     atomic::sync_dir(&store.layout().volume(&volume.name)).or_fail(|| "cannot sync")
@@ -104,7 +115,7 @@ fn is_in_use(store: &Store, volume: &str) -> Result<bool> {
 fn open_plain(dir: &Path, volume: &VolumeRecord) -> Result<Fs> {
     let fd: OwnedFd = open_path(dir, OpenAs::Directory).or_fail(|| format!("cannot open {}", dir.display()))?;
     let ownership = assemble::ownership(volume.ownership);
-    let upper = UpperSpec { dir: fd, work: None, ownership, is_volatile: false };
+    let upper = UpperSpec { dir: fd, work: None, ownership, is_volatile: false, is_view: false };
     let base = Base::Merge { upper: Some(upper), lowers: Vec::new() };
     let root = BranchSpec { label: format!("volume {}", volume.name), base, is_read_only: false, is_shared: true };
     let spec = FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity };
@@ -114,14 +125,15 @@ fn open_plain(dir: &Path, volume: &VolumeRecord) -> Result<Fs> {
 /// Copies what the directory `source` holds, and its attributes, into the empty directory `dir` of the host.
 fn copy_into(image: &Fs, source: NodeId, dir: &Path, volume: &VolumeRecord) -> Result<()> {
     let target = open_plain(dir, volume)?;
-    let mut copy = Copy { image, target: &target, volume, links: HashMap::new(), buffer: vec![0; 1 << 20] };
+    let mut copy =
+        Copy { image, target: &target, owners: Owners::of(volume), links: HashMap::new(), buffer: vec![0; 1 << 20] };
     copy.tree(source)
 }
 
 struct Copy<'a> {
     image: &'a Fs,
     target: &'a Fs,
-    volume: &'a VolumeRecord,
+    owners: Owners,
     /// The copy of each file with several names, by its inode number.
     links: HashMap<u64, NodeId>,
     buffer: Vec<u8>,
@@ -144,7 +156,7 @@ impl Copy<'_> {
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.rest.pop() else {
                 let Some(level) = levels.pop() else { break };
-                finish(self.image, level.from, self.target, level.to, &level.attr, self.volume)
+                finish(self.image, level.from, self.target, level.to, &level.attr, self.owners)
                     .or_fail(|| format!("cannot copy {}/", level.path))?;
                 continue;
             };
@@ -200,7 +212,7 @@ impl Copy<'_> {
         if attr.kind == Kind::Dir {
             return Ok(Some((source.id, made.id, attr)));
         }
-        finish(self.image, source.id, self.target, made.id, &attr, self.volume)?;
+        finish(self.image, source.id, self.target, made.id, &attr, self.owners)?;
         Ok(None)
     }
 
@@ -225,20 +237,27 @@ impl Copy<'_> {
     }
 }
 
+/// Whether a copy must have its owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// It must.
+    Exact,
+    /// A directory of the host that an ordinary user brought in holds what is his.
+    AsPossible,
+}
+
+impl Owners {
+    fn of(volume: &VolumeRecord) -> Self {
+        if volume.device().is_some() && proc::euid() != 0 { Owners::AsPossible } else { Owners::Exact }
+    }
+}
+
 /// Gives a copy its owner, mode, extended attributes and times, in this order: each would change what came before.
-fn finish(
-    image: &Fs,
-    from: NodeId,
-    target: &Fs,
-    to: NodeId,
-    attr: &Attr,
-    volume: &VolumeRecord,
-) -> Result<(), FsError> {
+fn finish(image: &Fs, from: NodeId, target: &Fs, to: NodeId, attr: &Attr, owners: Owners) -> Result<(), FsError> {
     let perm = (attr.kind != Kind::Symlink).then_some(attr.perm);
     let stat = SetAttr { perm, uid: Some(attr.uid), gid: Some(attr.gid), ..SetAttr::default() };
     match target.setattr(to, None, &stat) {
-        // A directory of the host that an ordinary user brought in holds what is his.
-        Err(FsError::Perm) if volume.device().is_some() && proc::euid() != 0 => {
+        Err(FsError::Perm | FsError::Overflow) if owners == Owners::AsPossible => {
             target.setattr(to, None, &SetAttr { uid: None, gid: None, ..stat })?;
         }
         other => drop(other?),

@@ -41,9 +41,20 @@ impl Default for SetAttr {
 }
 
 impl Fs {
+    /// The node of a number, sure to be reached: one that others have removed or replaced in a shared branch is reached
+    /// through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
+    pub(super) fn reach_node(&self, id: NodeId) -> Result<Arc<Node>, FsError> {
+        let node = self.tree.node(id)?;
+        if !self.tree.is_at_its_name(&node)? {
+            let file = self.handles.find_file(&node).ok_or(FsError::Stale)?;
+            crate::model::sync::write(&node.state).upper = Some(Place::Fd(file));
+        }
+        Ok(node)
+    }
+
     /// GETATTR: the attributes and how long they may be believed.
     pub fn getattr(&self, id: NodeId) -> Result<(Attr, Duration), FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         let attr = self.tree.attr(&node)?;
         Ok((self.show(attr), self.getattr_ttl(&node)))
     }

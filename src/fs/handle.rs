@@ -81,6 +81,16 @@ impl HandleTable {
         self.handles.get(&id.0).map(|handle| Arc::clone(&handle)).ok_or(FsError::BadHandle)
     }
 
+    /// A descriptor of the file of `node`, if it is open somewhere.
+    pub fn find_file(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
+        self.handles.iter().filter(|handle| Arc::ptr_eq(handle.node(), node)).find_map(|handle| {
+            match handle.content() {
+                Content::Writable(file) | Content::Readable(file) => Some(file),
+                Content::Layer(_) => None,
+            }
+        })
+    }
+
     /// The file was closed.
     pub fn remove(&self, id: HandleId) {
         self.handles.remove(&id.0);

@@ -12,7 +12,7 @@ use crate::layer::Body;
 use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{FsError, Kind};
-use crate::sys::{Place, data};
+use crate::sys::{FileId, Place, data};
 use crate::tree::{Node, Tree};
 use crate::upper::copy_up::Extent;
 
@@ -59,7 +59,7 @@ pub enum Whence {
 impl Fs {
     /// OPEN of a regular file. With `truncate` the old content is not even copied up.
     pub fn open(&self, id: NodeId, flags: OpenFlags) -> Result<Opened, FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         match node.kind() {
             Kind::File => {}
             Kind::Dir => return Err(FsError::IsDir),
@@ -69,6 +69,7 @@ impl Fs {
             let extent = if flags.truncate { Extent::Nothing } else { Extent::Whole };
             let writable = self.tree.writable(&node, extent)?;
             let file = open_for_writing(&node, writable.place(), flags)?;
+            check_identity(&node, &file)?;
             if flags.truncate {
                 rustix::fs::ftruncate(&file, 0)?;
             }
@@ -86,7 +87,9 @@ impl Fs {
 
     fn open_for_reading(&self, node: &Arc<Node>) -> Result<Content, FsError> {
         if let Some(place) = Tree::upper_place(node) {
-            return Ok(Content::Readable(Arc::new(place.open(OFlags::RDONLY | OFlags::NONBLOCK)?)));
+            let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+            check_identity(node, &file)?;
+            return Ok(Content::Readable(Arc::new(file)));
         }
         let lower = read(&node.state).lowers.first().cloned();
         let Some(lower) = lower else {
@@ -208,6 +211,15 @@ impl Fs {
     pub fn release(&self, handle: HandleId) {
         self.handles.remove(handle);
     }
+}
+
+/// What was opened in a shared branch must be the file that was looked up, not one that others have put there since.
+fn check_identity(node: &Node, file: &OwnedFd) -> Result<(), FsError> {
+    if !node.branch().is_shared() {
+        return Ok(());
+    }
+    let id = FileId::of(&rustix::fs::fstat(file)?);
+    if read(&node.state).upper_id == Some(id) { Ok(()) } else { Err(FsError::Stale) }
 }
 
 /// Opens a file of the upper for writing: readable too where the host lets us, since the kernel reads before it writes

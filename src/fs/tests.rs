@@ -41,15 +41,26 @@ impl Sandbox {
 
     fn spec(&self, lowers: Vec<Arc<dyn Layer>>) -> FsSpec {
         let ownership = Self::ownership();
-        let upper = UpperSpec { dir: self.open("upper"), work: Some(self.open("work")), ownership, is_volatile: true };
+        let upper = UpperSpec {
+            dir: self.open("upper"),
+            work: Some(self.open("work")),
+            ownership,
+            is_volatile: true,
+            is_view: false,
+        };
         let base = Base::Merge { upper: Some(upper), lowers };
         let root = BranchSpec { label: "test".into(), base, is_read_only: false, is_shared: false };
         FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }
     }
 
     fn volume(&self) -> BranchSpec {
-        let upper =
-            UpperSpec { dir: self.open("volume"), work: None, ownership: Ownership::Native, is_volatile: false };
+        let upper = UpperSpec {
+            dir: self.open("volume"),
+            work: None,
+            ownership: Ownership::Native,
+            is_volatile: false,
+            is_view: false,
+        };
         let base = Base::Merge { upper: Some(upper), lowers: Vec::new() };
         BranchSpec { label: "volume".into(), base, is_read_only: false, is_shared: true }
     }
@@ -474,4 +485,28 @@ fn nodes_are_given_back() {
     }
     fs.forget(d, 1);
     assert_eq!(fs.tree().nodes().len(), 1);
+}
+
+#[test]
+fn an_open_file_that_the_host_replaced_is_never_mistaken_for_its_successor() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    fs.put("/v/f", "old");
+    let entry = fs.at("/v/f");
+    let write = OpenFlags { write: true, ..OpenFlags::default() };
+    let handle = fs.open(entry.id, write).unwrap().handle;
+    let volume = sandbox.temp.path().join("volume");
+    std::fs::write(volume.join("next"), "successor").unwrap();
+    std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
+    assert_eq!(fs.getattr(entry.id).unwrap().0.size, 3, "fstat of the open file");
+    fs.write(handle, 0, b"OLD").unwrap();
+    assert_eq!(fs.cat("/v/f"), "successor");
+    fs.release(handle);
+    std::fs::write(volume.join("next"), "third").unwrap();
+    let second = fs.at("/v/f").id;
+    std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
+    assert_eq!(fs.open(second, write).unwrap_err(), FsError::Stale);
+    assert_eq!(fs.cat("/v/f"), "third");
 }

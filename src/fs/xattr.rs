@@ -16,7 +16,7 @@ use crate::upper::copy_up::Extent;
 impl Fs {
     /// GETXATTR: the value. `NoAttribute` where there is none.
     pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         let branch = node.branch();
         let value = match (Tree::upper_place(&node), branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_at(&place, name)?,
@@ -30,7 +30,7 @@ impl Fs {
 
     /// LISTXATTR: the names.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>, FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         let branch = node.branch();
         match (Tree::upper_place(&node), branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_names_at(&place),
@@ -43,7 +43,7 @@ impl Fs {
 
     /// SETXATTR.
     pub fn setxattr(&self, id: NodeId, name: &[u8], value: &[u8], mode: SetMode) -> Result<(), FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         check_mark(&node, name, FsError::Perm)?;
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
@@ -65,7 +65,7 @@ impl Fs {
 
     /// REMOVEXATTR. `NoAttribute` where there is none.
     pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
-        let node = self.tree.node(id)?;
+        let node = self.reach_node(id)?;
         check_mark(&node, name, FsError::NoAttribute)?;
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;

@@ -142,7 +142,13 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        if self.call("forget", |fs| Ok(fs.forget(node(ino), nlookup))).is_err() {
+        if self
+            .call("forget", |fs| {
+                fs.forget(node(ino), nlookup);
+                Ok(())
+            })
+            .is_err()
+        {
             log::error!("node {} could not be forgotten", ino.0);
         }
     }
@@ -365,7 +371,13 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.call("release", |fs| Ok(fs.release(handle(fh)))));
+        reply_empty(
+            reply,
+            self.call("release", |fs| {
+                fs.release(handle(fh));
+                Ok(())
+            }),
+        );
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -551,4 +563,25 @@ fn absent() -> fuser::FileAttr {
         ctime: time,
     };
     entry_attr(0, &attr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::FsSpec;
+    use crate::layer::mem::MemLayer;
+    use crate::model::ids::IdMap;
+    use crate::tree::{Base, BranchSpec};
+
+    #[test]
+    fn a_panic_is_an_io_error_and_counted() {
+        let base = Base::Merge { upper: None, lowers: vec![Arc::new(MemLayer::default())] };
+        let root = BranchSpec { label: "test".into(), base, is_read_only: false, is_shared: false };
+        let spec = FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity };
+        let adapter = Adapter::new(Arc::new(Fs::new(spec).unwrap()));
+        let result: Result<(), Errno> = adapter.call("test", |_| panic!("on purpose"));
+        assert_eq!(result.unwrap_err().code(), libc::EIO);
+        assert_eq!(adapter.fs.stats().snapshot(), (1, 1, 1));
+        assert!(adapter.call("test", |_| Ok(())).is_ok());
+    }
 }

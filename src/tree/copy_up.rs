@@ -54,7 +54,7 @@ impl Tree {
         let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
         let staged = upper.stage_copy(source, extent)?;
         let place = self.publish(upper, node, &lower, &attr, staged)?;
-        self.nodes().add_key(node, FileId::of(&place.stat()?));
+        self.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
         log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
         Ok(Writable { place })
     }

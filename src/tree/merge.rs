@@ -135,6 +135,7 @@ impl Sources {
 
     pub(super) fn into_state(self) -> State {
         State {
+            upper_id: self.upper.as_ref().map(|found| found.id),
             upper: self.upper.map(|found| found.place),
             lowers: self.lowers.into_iter().map(|(lower, _)| lower).collect(),
             ..State::default()

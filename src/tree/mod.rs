@@ -116,8 +116,32 @@ impl Tree {
 
     /// The node now lies at `place` in the upper, an object of identity `id`.
     pub(crate) fn moved_in_upper(&self, node: &Node, place: Place, id: FileId) {
-        write(&node.state).upper = Some(place);
+        {
+            let mut state = write(&node.state);
+            state.upper = Some(place);
+            state.upper_id = Some(id);
+        }
         self.nodes.add_key(node, id);
+    }
+
+    /// Does the node's name still lead to it? In a shared branch others may have removed it, or put another file in its
+    /// place: then nothing must be read from or written to what stands there.
+    pub fn is_at_its_name(&self, node: &Node) -> Result<bool, FsError> {
+        if !node.branch().is_shared() {
+            return Ok(true);
+        }
+        let (place, id) = {
+            let state = read(&node.state);
+            (state.upper.clone(), state.upper_id)
+        };
+        match place {
+            Some(place @ Place::At(..)) => match place.stat() {
+                Ok(stat) => Ok(id == Some(FileId::of(&stat))),
+                Err(FsError::NotFound | FsError::Stale) => Ok(false),
+                Err(error) => Err(error),
+            },
+            _ => Ok(true),
+        }
     }
 
     /// Where a node lies in the upper, if it does.

@@ -41,6 +41,8 @@ pub struct State {
     pub links: Vec<(Arc<Node>, NameBuf)>,
     /// Where it lies in the upper.
     pub upper: Option<Place>,
+    /// Device and inode of what lies there: others may put another file in its place in a shared branch.
+    pub upper_id: Option<FileId>,
     /// Where it lies in layers, top first; more than one only for a directory.
     pub lowers: Vec<Lower>,
     /// It has lost its last name.

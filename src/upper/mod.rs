@@ -39,6 +39,8 @@ pub struct UpperSpec {
     pub ownership: Ownership,
     /// Leave out syncing what is copied up (`-o volatile`).
     pub is_volatile: bool,
+    /// Only to look at: nothing is cleared, and nothing may be written. A mount may be using it meanwhile.
+    pub is_view: bool,
 }
 
 /// Where marks are written.
@@ -92,6 +94,7 @@ impl Upper {
         };
         let work = match spec.work {
             None => None,
+            Some(fd) if spec.is_view => Some(Work::view(&Dir::from_fd(fd)?)?),
             Some(fd) => Some(Work::open(Dir::from_fd(fd)?, &root)?),
         };
         let reader = DirLayer::from_dir(root, label, form);
@@ -102,7 +105,7 @@ impl Upper {
     pub fn of_one_file(label: String) -> Result<Self, FsError> {
         let dir = rustix::fs::open(c"/proc/self", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())?;
         let ownership = Ownership::Native;
-        Self::open(UpperSpec { dir, work: None, ownership, is_volatile: false }, label)
+        Self::open(UpperSpec { dir, work: None, ownership, is_volatile: false, is_view: false }, label)
     }
 
     /// The reading half.
@@ -144,6 +147,29 @@ impl Work {
             stage,
             links,
             marks,
+            next: AtomicU64::new(0),
+            needs_xattr_whiteouts: AtomicBool::new(false),
+            lacks_tmpfile: AtomicBool::new(false),
+            has_links: AtomicBool::new(has_links),
+        })
+    }
+}
+
+impl Work {
+    /// The work side for looking only: what was never made is not there.
+    fn view(work: &Arc<Dir>) -> Result<Self, FsError> {
+        let open = |name| match work.open_child(name) {
+            Ok(dir) => Ok((dir, true)),
+            Err(FsError::NotFound) => Ok((Arc::clone(work), false)),
+            Err(error) => Err(error),
+        };
+        let (stage, _) = open(Name::new(b"work")?)?;
+        let (links, has_links) = open(Name::new(b"mlfs-links")?)?;
+        let is_real_root = proc::euid() == 0 && proc::is_initial_user_namespace();
+        Ok(Work {
+            stage,
+            links,
+            marks: if is_real_root { MarkSpace::Trusted } else { MarkSpace::User },
             next: AtomicU64::new(0),
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
