@@ -172,7 +172,7 @@ fn list(context: &Context) -> Result<()> {
         for name in names {
             let (repository, tag) = name.and_then(|n| n.rsplit_once(':')).unwrap_or(("<none>", "<none>"));
             rows.push(Row {
-                name: name.cloned().unwrap_or_else(|| image.manifest.to_string()),
+                name: name.cloned().unwrap_or_else(|| image.manifest.to_string()).into_bytes(),
                 cells: vec![
                     repository.to_owned(),
                     tag.to_owned(),
