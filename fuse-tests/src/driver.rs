@@ -101,14 +101,7 @@ impl Mount {
         if self.driver != Driver::MlfsImage {
             return self.lowers.clone();
         }
-        let mut parts = Vec::new();
-        for entry in std::fs::read_dir(sandbox.path("store")).expect("store").flatten() {
-            let name = entry.file_name();
-            let is_state = ["containers", "volumes", "locks"].iter().any(|state| name == *state);
-            if !is_state && entry.path().is_dir() {
-                parts.push(entry.path());
-            }
-        }
+        let parts = untouchable_of_store(&sandbox.path("store"));
         assert!(!parts.is_empty(), "a loaded image leaves something in the store");
         parts
     }
@@ -187,6 +180,15 @@ impl Mount {
         assert!(!sandbox.mounts().contains(&self.target), "still mounted after the unmount");
     }
 }
+
+/// The folders of a store that hold images: all but those of containers, volumes and locks.
+pub fn untouchable_of_store(store: &Path) -> Vec<PathBuf> {
+    let is_state = |name: &std::ffi::OsStr| STATE.iter().any(|state| name == *state);
+    let entries = std::fs::read_dir(store).expect("store").flatten();
+    entries.filter(|entry| !is_state(&entry.file_name()) && entry.path().is_dir()).map(|entry| entry.path()).collect()
+}
+
+const STATE: [&str; 4] = ["containers", "volumes", "locks", "tmp"];
 
 /// Tries an unmount for a while: another test's child holds copies of our descriptors between its fork and its exec.
 pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {

@@ -9,6 +9,7 @@
 //! The harness speaks to mlfs through its command line only and never looks into the code under test.
 
 pub mod cli;
+pub mod difficult;
 pub mod driver;
 pub mod host;
 pub mod identity;
@@ -20,6 +21,7 @@ pub mod scene;
 pub mod skip;
 pub mod tar;
 pub mod tree;
+pub mod world;
 
 pub use layers::LayerSpec;
 pub use sandbox::Sandbox;

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::identity::{Identity, identity};
+
 /// What an entry is, with what only that kind has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -67,8 +69,10 @@ pub struct Compare {
     pub is_dir_mtime: bool,
     /// Extended attributes.
     pub is_xattrs: bool,
-    /// Hard links: counts and groups.
+    /// Hard links: which names are one file.
     pub is_links: bool,
+    /// The counts of hard links too.
+    pub is_link_count: bool,
     /// Inode numbers.
     pub is_ino: bool,
     /// Times after this second need not be equal when both sides are after it.
@@ -84,6 +88,7 @@ impl Compare {
         is_dir_mtime: true,
         is_xattrs: true,
         is_links: true,
+        is_link_count: true,
         is_ino: false,
         recent: i64::MAX,
         is_root: true,
@@ -291,13 +296,17 @@ impl Node {
             };
             lines.push(format!("{shown}: xattrs {} | {}", show(&self.xattrs), show(&other.xattrs)));
         }
-        if compare.is_links && self.links != other.links {
-            let show = |links: &Option<(u64, Vec<u8>)>| {
-                links.as_ref().map(|(count, name)| format!("{count} of {}", String::from_utf8_lossy(name)))
-            };
-            lines.push(format!("{shown}: links {:?} | {:?}", show(&self.links), show(&other.links)));
+        let links = |node: &Node| {
+            let (count, first) = node.links.as_ref()?;
+            let first = String::from_utf8_lossy(first).into_owned();
+            Some(if compare.is_link_count { format!("{count} of {first}") } else { first })
+        };
+        if compare.is_links && links(self) != links(other) {
+            lines.push(format!("{shown}: links {:?} | {:?}", links(self), links(other)));
         }
-        if compare.is_ino && self.ino != other.ino {
+        // Where only user.* attributes can be written, nothing can be kept on symlinks and special files.
+        let can_keep = matches!(self.body, Body::Dir | Body::File(..)) || identity() == Identity::Root;
+        if compare.is_ino && can_keep && self.ino != other.ino {
             lines.push(format!("{shown}: inode {} | {}", self.ino, other.ino));
         }
     }

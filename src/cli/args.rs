@@ -59,6 +59,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Remove containers with their uppers
     Rm(RmArgs),
+    /// Images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Tell what a container has changed: A added, C changed, D deleted
     Diff(DiffArgs),
     /// Tell which layer, volume or bind provides a path, and what it hides
@@ -69,9 +72,6 @@ pub enum Command {
     Ls(LsArgs),
     /// Print a file without mounting
     Cat(CatArgs),
-    /// Images
-    #[command(subcommand)]
-    Image(ImageCommand),
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),

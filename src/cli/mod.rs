@@ -22,7 +22,6 @@ pub mod image;
 pub mod look;
 pub mod mount;
 pub mod output;
-pub mod reference;
 pub mod volume;
 
 use args::{Cli, Command, Global};
@@ -142,12 +141,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ps(args) => container::ps(&Context::new(&cli.global)?, &args)?,
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
+        Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Diff(args) => look::diff(&Context::new(&cli.global)?, &args)?,
         Command::Which(args) => return look::which(&Context::new(&cli.global)?, &args),
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
-        Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

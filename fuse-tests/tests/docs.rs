@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Documents that cannot lie: the commands of README.md and docs/semantics.md are executed, `#>` lines compared.
+
+use std::process::Command;
+
+use fuse_tests::LayerSpec;
+use fuse_tests::cli::{bare, mlfs_binary, run};
+use fuse_tests::image::write_docker;
+use fuse_tests::tar::layer_tar;
+use fuse_tests::world::{World, world};
+
+/// A command of a document with the lines that it must print, when the document says so.
+struct Example {
+    line: usize,
+    command: String,
+    prints: Vec<String>,
+}
+
+fn examples(text: &str) -> Vec<Example> {
+    let mut found: Vec<Example> = Vec::new();
+    let mut is_inside = false;
+    for (number, line) in text.lines().enumerate() {
+        match line {
+            "```sh" => is_inside = true,
+            "```" => is_inside = false,
+            _ if !is_inside || line.is_empty() => {}
+            _ => match line.strip_prefix("#> ") {
+                Some(printed) => found.last_mut().expect("a command before #>").prints.push(printed.to_owned()),
+                None => found.push(Example { line: number + 1, command: line.to_owned(), prints: Vec::new() }),
+            },
+        }
+    }
+    found
+}
+
+fn app(w: &World) {
+    let mut one = LayerSpec::new();
+    one.file("etc/motd", "from layer 1\n");
+    one.file("etc/conf", "conf\n");
+    one.file("data/seed", "seed\n");
+    let mut two = LayerSpec::new();
+    two.file("etc/motd", "from layer 2\n");
+    for item in one.items.iter_mut().chain(&mut two.items) {
+        item.owner(0, 0);
+    }
+    write_docker(&w.sandbox.path("app.tar"), &[layer_tar(&one), layer_tar(&two)], "app:latest");
+}
+
+fn execute(document: &str, text: &str) {
+    world(|w| {
+        app(w);
+        let all = examples(text);
+        assert!(all.len() >= 10, "{document}: only {} examples were found", all.len());
+        let bin = w.sandbox.dir("bin");
+        // Every command names the sandbox's store, so that its processes are seen as this test's.
+        let wrapper = format!(
+            "#!/bin/sh\nset -eu\nexec '{}' --root '{}' \"$@\"\n",
+            mlfs_binary().display(),
+            w.sandbox.path("store").display()
+        );
+        let program = w.sandbox.file("bin/mlfs", wrapper);
+        let mut command = Command::new("chmod");
+        run(&w.sandbox, command.arg("755").arg(&program)).ok();
+        let search = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        for Example { line, command, prints } in all {
+            // A busy unmount is another test's fork: try again for a while.
+            let attempt = || {
+                let mut shell = Command::new("sh");
+                shell.args(["-euc", &command]).env_clear().current_dir(w.sandbox.root()).env("PATH", &search);
+                let settings = bare(&w.sandbox);
+                let settings: Vec<_> = settings.get_envs().filter(|(key, _)| *key != "PATH").collect();
+                shell.envs(settings.iter().filter_map(|(key, value)| Some((key, (*value)?))));
+                match run(&w.sandbox, &mut shell) {
+                    outcome if outcome.code == 1 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+                    outcome => Ok(outcome),
+                }
+            };
+            let outcome = fuse_tests::driver::patiently(attempt).unwrap_or_else(|error| panic!("{command}: {error}"));
+            assert_eq!(outcome.code, 0, "{document}:{line}: {command}\n{}{}", outcome.stdout, outcome.stderr);
+            if !prints.is_empty() {
+                let printed: Vec<&str> = outcome.stdout.lines().collect();
+                assert_eq!(printed, prints, "{document}:{line}: {command}");
+            }
+        }
+        assert_eq!(w.sandbox.mounts(), Vec::<std::path::PathBuf>::new(), "{document} leaves a mount");
+    });
+}
+
+#[test]
+fn the_readmes_tour() {
+    execute("README.md", include_str!("../../README.md"));
+}
+
+#[test]
+fn the_semantics() {
+    execute("docs/semantics.md", include_str!("../../docs/semantics.md"));
+}

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Containers from the first mount to the last trace: every end of a mount is the same end.
+
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fuse_tests::identity::{Identity, identity};
+use fuse_tests::sandbox::unmount;
+use fuse_tests::world::{World, eventually, list, read, world, write};
+use fuse_tests::{Compare, LayerSpec, Tree};
+use rustix::process::{Signal, kill_process};
+
+fn app(w: &World) {
+    let mut layer = LayerSpec::new();
+    layer.file("etc/conf", "conf");
+    layer.file("bin/tool", "tool").mode(0o755);
+    layer.file("gone/x", "x");
+    w.load("app", &[layer]);
+}
+
+#[test]
+fn from_mount_to_rm() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        assert_eq!(w.state("box").as_deref(), Some("mounted"));
+        write(root.join("etc/conf"), "changed");
+        write(root.join("new"), "new");
+        std::fs::remove_dir_all(root.join("gone")).expect("rm -r");
+        let before = Tree::take(&root);
+        w.umount("box");
+        assert_eq!(list(&root), Vec::<String>::new());
+        assert_eq!(w.state("box").as_deref(), Some("stopped"));
+        assert_eq!(w.mlfs().json(["ps"]).len(), 0, "ps without -a shows what runs");
+        w.mlfs().ok(["start", "box"]);
+        before.assert_same(
+            &Tree::take(&root),
+            Compare { is_ino: true, ..Compare::ALL },
+            "start shows everything as it was",
+        );
+        w.umount("box");
+        // Started elsewhere.
+        let other = w.target("elsewhere").display().to_string();
+        w.mlfs().ok(["start", "box", &other]);
+        assert_eq!(read(w.target("elsewhere").join("etc/conf")), "changed");
+        w.retry_busy(&["umount", &other]).ok();
+        w.mlfs().ok(["rm", "box"]);
+        assert_eq!(w.state("box"), None);
+        w.mlfs().fails(["start", "box"], 1, "box");
+        let root = w.mount("box", &["app"]);
+        assert_eq!(read(root.join("etc/conf")), "conf", "the upper is gone with the container");
+        assert_eq!(list(&root), ["bin", "etc", "gone"]);
+    });
+}
+
+#[test]
+fn generated_names_are_printed() {
+    world(|w| {
+        app(w);
+        let targets = [w.target("a").display().to_string(), w.target("b").display().to_string()];
+        let names: Vec<String> = targets.iter().map(|target| w.mlfs().ok(["mount", "app", target])).collect();
+        assert!(names.iter().all(|name| !name.is_empty() && !name.contains(char::is_whitespace)), "{names:?}");
+        assert_ne!(names[0], names[1]);
+        assert_eq!(w.mlfs().ok(["ps", "-q"]).lines().count(), 2);
+        for name in &names {
+            w.retry_busy(&["umount", name]).ok();
+            w.mlfs().ok(["rm", name]);
+        }
+    });
+}
+
+#[test]
+fn names_are_taken_once() {
+    world(|w| {
+        app(w);
+        w.mount("box", &["app"]);
+        let other = w.target("other").display().to_string();
+        w.mlfs().fails(["mount", "--name", "box", "app", &other], 1, "box");
+        w.mlfs().fails(["mount", "--name", "../box", "app", &other], 2, "../box");
+        assert_eq!(list(&other), Vec::<String>::new());
+        assert_eq!(w.state("box").as_deref(), Some("mounted"), "the first is not harmed");
+    });
+}
+
+#[test]
+fn inspect_tells() {
+    world(|w| {
+        app(w);
+        w.mount("box", &["-v", "vol:/data", "--label", "k=v", "app"]);
+        let inspected = w.mlfs().json(["inspect", "box"]);
+        assert_eq!(inspected.len(), 1);
+        assert_eq!(inspected[0]["Name"], "box");
+        let text = inspected[0].to_string();
+        for needle in ["mounted", "app", "vol", "/data", &w.target("box").display().to_string()] {
+            assert!(text.contains(needle), "inspect does not tell {needle}: {text}");
+        }
+        let log = text.split('"').find(|word| word.starts_with('/') && word.ends_with("log"));
+        assert!(std::path::Path::new(log.expect("the log's path")).is_file());
+        w.mlfs().fails(["inspect", "nobody"], 1, "nobody");
+    });
+}
+
+#[test]
+fn diff_as_docker_prints_it() {
+    world(|w| {
+        let mut layer = LayerSpec::new();
+        for path in ["a/keep", "a/change", "a/gone", "b/x/deep", "c/only", "d/old", "z/untouched", "meta"] {
+            layer.file(path, path);
+        }
+        w.load("app", &[layer]);
+        let root = w.mount("box", &["-v", "vol:/vol", "app"]);
+        assert_eq!(w.mlfs().ok(["diff", "box"]).lines().filter(|line| *line != "A /vol").count(), 0);
+        write(root.join("a/change"), "changed");
+        std::fs::remove_file(root.join("a/gone")).expect("unlink");
+        std::fs::remove_dir_all(root.join("b")).expect("rm -r");
+        std::fs::remove_dir_all(root.join("d")).expect("rm -r");
+        std::fs::create_dir(root.join("d")).expect("mkdir");
+        write(root.join("d/new"), "n");
+        std::fs::create_dir_all(root.join("new/dir")).expect("mkdir");
+        write(root.join("new/dir/f"), "f");
+        write(root.join("vol/not-shown"), "v");
+        fuse_tests::host::sh(&w.sandbox, &root, "chmod 600 meta").ok();
+        let expected = "C /a\nC /a/change\nD /a/gone\nD /b\nC /d\nA /d/new\nD /d/old\nC /meta\nA /new\nA /new/dir\nA /new/dir/f\nA /vol";
+        assert_eq!(w.mlfs().ok(["diff", "box"]), expected);
+        w.umount("box");
+        assert_eq!(w.mlfs().ok(["diff", "box"]), expected, "the same without the mount");
+    });
+}
+
+#[test]
+fn rm_refuses_what_is_mounted() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        write(root.join("f"), "f");
+        w.mlfs().fails(["rm", "box"], 1, "box");
+        assert_eq!(read(root.join("f")), "f");
+        w.retry_busy(&["rm", "-f", "box"]).ok();
+        assert_eq!(w.state("box"), None);
+        assert!(!w.sandbox.mounts().contains(&root));
+        w.mlfs().fails(["rm", "box"], 1, "box");
+    });
+}
+
+#[test]
+fn every_end_carries_out_rm() {
+    world(|w| {
+        app(w);
+        type End = fn(&World, &PathBuf);
+        let ends: [(&str, End); 5] = [
+            ("by-umount", |w, _| w.umount("by-umount")),
+            ("by-system", |_, root| fuse_tests::driver::patiently(|| unmount(root, false)).expect("umount(8)")),
+            ("by-lazy", |_, root| unmount(root, true).expect("umount -l")),
+            ("by-term", |w, _| kill_process(w.daemon("by-term"), Signal::TERM).expect("kill")),
+            ("by-int", |w, _| kill_process(w.daemon("by-int"), Signal::INT).expect("kill")),
+        ];
+        for (name, end) in ends {
+            let root = w.mount(name, &["--rm", "-v", "/anon", "app"]);
+            write(root.join("f"), "f");
+            end(w, &root);
+            w.sandbox.wait_for_processes(Duration::from_secs(15)).unwrap_or_else(|left| panic!("{name}: {left}"));
+            assert!(!w.sandbox.mounts().contains(&root), "{name} left the mount");
+            assert_eq!(w.state(name), None, "{name}: --rm was not carried out");
+        }
+        assert_eq!(w.mlfs().ok(["volume", "ls", "-q"]), "", "anonymous volumes went with them");
+        let uppers = Tree::take(&w.sandbox.path("store/containers"));
+        assert_eq!(uppers.names(), Vec::<String>::new(), "the uppers are gone");
+    });
+}
+
+#[test]
+fn every_end_updates_the_record() {
+    world(|w| {
+        app(w);
+        for (name, signal) in [("plain", None), ("term", Some(Signal::TERM))] {
+            let root = w.mount(name, &["app"]);
+            write(root.join("f"), "f");
+            match signal {
+                Some(signal) => kill_process(w.daemon(name), signal).expect("kill"),
+                None => fuse_tests::driver::patiently(|| unmount(&root, false)).expect("umount(8)"),
+            }
+            w.sandbox.wait_for_processes(Duration::from_secs(15)).unwrap_or_else(|left| panic!("{name}: {left}"));
+            assert_eq!(w.state(name).as_deref(), Some("stopped"), "{name}");
+            w.mlfs().ok(["start", name]);
+            assert_eq!(read(root.join("f")), "f");
+            w.umount(name);
+        }
+    });
+}
+
+#[test]
+fn killed_and_started_again() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["--rm", "-v", "vol:/vol", "app"]);
+        for path in ["synced", "vol/synced", "etc/conf"] {
+            let mut file = std::fs::File::create(root.join(path)).expect("create");
+            file.write_all(b"safe").expect("write");
+            file.sync_all().expect("fsync");
+        }
+        std::fs::remove_file(root.join("bin/tool")).expect("unlink");
+        std::fs::rename(root.join("synced"), root.join("renamed")).expect("rename");
+        kill_process(w.daemon("box"), Signal::KILL).expect("kill");
+        w.sandbox.wait_for_processes(Duration::from_secs(5)).expect("killed");
+        assert_eq!(w.state("box").as_deref(), Some("dead"), "and nothing is discarded, not even with --rm");
+        w.mlfs().ok(["start", "box"]);
+        for path in ["renamed", "vol/synced", "etc/conf"] {
+            assert_eq!(read(root.join(path)), "safe", "{path}");
+        }
+        assert_eq!(list(root.join("bin")), Vec::<String>::new());
+        assert_eq!(list(&root), ["bin", "etc", "gone", "renamed", "vol"]);
+        w.umount("box");
+    });
+}
+
+#[test]
+fn dead_mounts_are_cleared() {
+    world(|w| {
+        app(w);
+        for (name, args) in [("by-umount", vec!["umount", "by-umount"]), ("by-rm", vec!["rm", "by-rm"])] {
+            let root = w.mount(name, &["app"]);
+            kill_process(w.daemon(name), Signal::KILL).expect("kill");
+            w.sandbox.wait_for_processes(Duration::from_secs(5)).expect("killed");
+            assert!(w.sandbox.mounts().contains(&root), "the kernel keeps the dead mount");
+            w.mlfs().ok(args);
+            assert!(!w.sandbox.mounts().contains(&root), "{name} clears it");
+        }
+        assert_eq!(w.state("by-umount").as_deref(), Some("stopped"));
+        assert_eq!(w.state("by-rm"), None);
+    });
+}
+
+#[test]
+fn killed_while_writing() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        let pid = w.daemon("box");
+        let writer = std::thread::spawn({
+            let root = root.clone();
+            move || {
+                let mut safe = Vec::new();
+                for number in 0..10_000 {
+                    let path = root.join(format!("f{number}"));
+                    let written = std::fs::File::create(&path)
+                        .and_then(|mut file| file.write_all(&vec![b'x'; 5000]).and_then(|()| file.sync_all()));
+                    match written {
+                        Ok(()) => safe.push(format!("f{number}")),
+                        Err(_) => break,
+                    }
+                }
+                safe
+            }
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        kill_process(pid, Signal::KILL).expect("kill");
+        let safe = writer.join().expect("writer");
+        assert!(!safe.is_empty());
+        w.sandbox.wait_for_processes(Duration::from_secs(5)).expect("killed");
+        w.mlfs().ok(["start", "box"]);
+        for name in safe {
+            assert_eq!(std::fs::read(root.join(&name)).expect("read"), vec![b'x'; 5000], "{name} was fsynced");
+        }
+        write(root.join("goes-on"), "yes");
+        w.umount("box");
+    });
+}
+
+#[test]
+fn busy_umount_names_the_processes() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        write(root.join("f"), "f");
+        let mut sleeper = std::process::Command::new("sleep").arg("60").current_dir(&root).spawn().expect("sleep");
+        let said = w.mlfs().run(["umount", "box"]).fails_saying(1, "busy");
+        assert!(said.contains(&sleeper.id().to_string()) || said.contains("sleep"), "names the processes: {said}");
+        assert_eq!(read(root.join("f")), "f", "goes on serving");
+        // Lazily: detached at once, served to the end.
+        let mut held = std::fs::File::open(root.join("f")).expect("open");
+        w.mlfs().ok(["umount", "-l", "box"]);
+        assert!(!w.sandbox.mounts().contains(&root));
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut held, &mut text).expect("open files go on");
+        assert_eq!(text, "f");
+        drop(held);
+        sleeper.kill().expect("kill");
+        sleeper.wait().expect("wait");
+        w.sandbox.wait_for_processes(Duration::from_secs(10)).expect("ends with the last file");
+        assert_eq!(w.state("box").as_deref(), Some("stopped"));
+    });
+}
+
+#[test]
+fn a_named_upper_is_never_deleted() {
+    world(|w| {
+        app(w);
+        let upper = w.sandbox.dir("mine/upper");
+        let text = upper.display().to_string();
+        let root = w.mount("box", &["--upper", &text, "--rm", "app"]);
+        write(root.join("f"), "f");
+        let other = w.target("other").display().to_string();
+        w.mlfs().fails(["mount", "--upper", &text, "app", &other], 1, "upper");
+        w.umount("box");
+        eventually("--rm removes the container", || w.state("box").is_none());
+        assert_eq!(read(upper.join("f")), "f");
+        let root = w.mount("again", &["--upper", &text, "app"]);
+        assert_eq!(read(root.join("f")), "f");
+        w.umount("again");
+        w.mlfs().ok(["rm", "again"]);
+        assert_eq!(read(upper.join("f")), "f");
+    });
+}
+
+// fuser 0.18 unmounts by path on drop and tore down the successor within 30 quick remounts.
+#[test]
+fn quick_remounts_leave_the_successor_alone() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        for number in 0..30 {
+            write(root.join("round"), number.to_string());
+            w.umount("box");
+            w.mlfs().ok(["start", "box"]);
+            assert_eq!(read(root.join("round")), number.to_string());
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(read(root.join("round")), "29");
+    });
+}
+
+#[test]
+fn many_at_once() {
+    world(|w| {
+        app(w);
+        let names: Vec<String> = (0..8).map(|number| format!("box{number}")).collect();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = names
+                .iter()
+                .map(|name| {
+                    scope.spawn(move || {
+                        let root = w.mount(name, &["-v", "shared:/shared", "-v", "/anon", "app"]);
+                        write(root.join("shared").join(name), "x");
+                        write(root.join("etc/conf"), name);
+                        assert_eq!(read(root.join("etc/conf")), *name);
+                        w.umount(name);
+                        w.mlfs().ok(["rm", "-v", name]);
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().expect("thread");
+            }
+        });
+        assert_eq!(list(w.sandbox.path("store/volumes/shared/_data")).len(), 8);
+        assert_eq!(w.mlfs().json(["ps", "-a"]).len(), 0);
+        assert_eq!(w.mlfs().ok(["volume", "ls", "-q"]), "shared");
+    });
+}
+
+#[test]
+fn in_the_foreground() {
+    world(|w| {
+        app(w);
+        let root = w.target("box");
+        let mut command = w.mlfs().command();
+        command.args(["mount", "-f", "--name", "box", "app"]).arg(&root);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().expect("spawn");
+        eventually("mounted", || w.sandbox.mounts().contains(&root) && root.join("etc/conf").exists());
+        assert!(child.try_wait().expect("wait").is_none(), "stays in front");
+        w.umount("box");
+        assert_eq!(child.wait().expect("wait").code(), Some(0));
+    });
+}
+
+#[test]
+fn dry_run_does_nothing() {
+    world(|w| {
+        app(w);
+        let target = w.target("box").display().to_string();
+        let plan = w.mlfs().ok(["mount", "--dry-run", "--name", "box", "-v", "vol:/data", "app", &target]);
+        assert!(plan.contains("vol") && plan.contains("/data"), "{plan}");
+        assert_eq!(w.state("box"), None);
+        assert_eq!(w.mlfs().ok(["volume", "ls", "-q"]), "");
+        assert_eq!(w.sandbox.mounts(), Vec::<PathBuf>::new());
+    });
+}
+
+// Whoever calls reads standard output and error to their ends: a daemon that keeps them open hangs him.
+#[test]
+fn the_callers_pipes_are_closed() {
+    world(|w| {
+        app(w);
+        let root = w.target("box");
+        let started = std::time::Instant::now();
+        let output = w.mlfs().command().args(["mount", "--name", "box", "app"]).arg(&root).output().expect("run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "box\n");
+        assert!(root.join("etc/conf").exists(), "usable when the command returns");
+        let pid = w.daemon("box").as_raw_nonzero();
+        for fd in 0..3 {
+            let link = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
+            assert!(
+                !link.to_string_lossy().starts_with("pipe:"),
+                "descriptor {fd} of the daemon is the caller's {link:?}"
+            );
+        }
+        assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd"), PathBuf::from("/"));
+    });
+}
+
+#[test]
+fn mountpoints_through_symlinks() {
+    world(|w| {
+        app(w);
+        let real = w.target("real");
+        let link = w.sandbox.path("link");
+        symlink(&real, &link).expect("symlink");
+        w.mlfs().ok(["mount", "--name", "box", "app", &link.display().to_string()]);
+        assert!(real.join("etc/conf").exists());
+        w.retry_busy(&["umount", &link.display().to_string()]).ok();
+        assert_eq!(w.state("box").as_deref(), Some("stopped"));
+    });
+}
+
+#[test]
+fn what_the_mount_looks_like() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        let mounts = read("/proc/self/mountinfo");
+        let line = mounts.lines().find(|line| line.contains(&*root.to_string_lossy())).expect("mounted");
+        assert!(line.contains("fuse.mlfs"), "{line}");
+        assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+        assert_eq!(line.contains("allow_other"), identity() == Identity::Root, "{line}");
+        // The second column of mount(8)'s list is clean of anything private.
+        assert!(!line.contains("store"), "{line}");
+    });
+}
+
+#[test]
+fn unknown_names() {
+    world(|w| {
+        app(w);
+        for args in
+            [["umount", "nobody"], ["start", "nobody"], ["rm", "nobody"], ["diff", "nobody"], ["inspect", "nobody"]]
+        {
+            w.mlfs().fails(args, 1, "nobody");
+        }
+        w.mlfs().fails(["frobnicate"], 2, "frobnicate");
+        w.mlfs().fails(["ps", "--frobnicate"], 2, "--frobnicate");
+    });
+}
