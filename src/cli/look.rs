@@ -187,6 +187,7 @@ pub fn layers(context: &Context, args: &LayersArgs) -> Result<()> {
             json: json!({
                 "Number": index + 1,
                 "Digest": info.name,
+                "DiffId": info.diff_id.map(|d| d.to_string()),
                 "CreatedBy": created_by,
                 "StoredSize": info.stored,
                 "UnpackedSize": sums.bytes,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
+use crate::layer::index::Limits;
 use crate::model::Digest;
 use crate::store::Store;
 use crate::store::container::{ContainerRecord, LayerRecord};
 
-use super::{EngineError, OrFail, Result};
+use super::{EngineError, OrFail, Result, image, load};
 
 /// An image of the store, resolved.
 #[derive(Clone, Debug)]
@@ -22,22 +23,31 @@ pub struct ResolvedImage {
 }
 
 /// Finds an image of the store by name or digest.
-pub fn resolve_image(_store: &Store, name: &str) -> Result<ResolvedImage> {
-    Err(EngineError::failed(format!("no image {name} in the store")))
+pub fn resolve_image(store: &Store, name: &str) -> Result<ResolvedImage> {
+    let image = image::open_image(store, name)?;
+    let diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
+    Ok(ResolvedImage { manifest: image.manifest, diff_ids })
 }
 
-/// Loads a layer archive into the store.
-pub fn load_archive(_store: &Store, path: &Path) -> Result<Digest> {
-    Err(EngineError::failed(format!("cannot load the layer {}", path.display())))
+/// Loads a layer archive into the store; the digest of its uncompressed tar.
+pub fn load_archive(store: &Store, path: &Path) -> Result<Digest> {
+    load::load_layer_tar(store, path, &Limits::default(), &load::Silent)
 }
 
-/// Are the stored layers of a container (still) there?
-pub fn check_present(_store: &Store, _record: &ContainerRecord) -> Result<()> {
+/// Are the stored layers of a container still there? Call it while holding the store for use.
+pub fn check_present(store: &Store, record: &ContainerRecord) -> Result<()> {
+    if let Some(manifest) = &record.image {
+        store.load_manifest(manifest).or_fail(|| "the image was removed meanwhile")?;
+    }
+    for layer in &record.layers {
+        if let LayerRecord::Stored(digest) = layer
+            && !store.layout().index(digest).exists()
+            && record.image.is_none()
+        {
+            return Err(EngineError::failed(format!("the layer {digest} was removed meanwhile")));
+        }
+    }
     Ok(())
-}
-
-fn open_stored(_store: &Store, digest: &Digest) -> Result<Arc<dyn Layer>> {
-    Err(EngineError::failed(format!("no layer {digest}")))
 }
 
 /// Opens the layers of a container, bottom first.
@@ -48,8 +58,10 @@ pub fn open(store: &Store, record: &ContainerRecord) -> Result<Vec<Arc<dyn Layer
 /// A layer, opened, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct LayerInfo {
-    /// Its digest, or its path.
+    /// The digest of its blob, or its path.
     pub name: String,
+    /// The digest of its uncompressed tar, for a layer of an image.
+    pub diff_id: Option<Digest>,
     /// The command that made it, as the image's history tells.
     pub created_by: Option<String>,
     /// The size of its blob in the store.
@@ -61,23 +73,40 @@ pub struct LayerInfo {
 impl LayerInfo {
     /// A layer of which nothing more is known.
     pub fn of(layer: Arc<dyn Layer>) -> Self {
-        LayerInfo { name: layer.label(), created_by: None, stored: None, layer }
+        LayerInfo { name: layer.label(), diff_id: None, created_by: None, stored: None, layer }
     }
 }
 
 /// Opens the layers of a container, bottom first, with what is known of them.
 pub fn describe(store: &Store, record: &ContainerRecord) -> Result<Vec<LayerInfo>> {
+    if let Some(manifest) = &record.image {
+        let name = record.image_name.clone().unwrap_or_else(|| manifest.to_string());
+        return Ok(infos(image::open_manifest(store, manifest, name)?));
+    }
     let open = |layer: &LayerRecord| match layer {
         LayerRecord::Dir(path) => open_dir(Path::new(path)).map(LayerInfo::of),
-        LayerRecord::Stored(digest) => open_stored(store, digest).map(LayerInfo::of),
+        LayerRecord::Stored(digest) => {
+            let layer: Arc<dyn Layer> = image::open_stored_layer(store, digest)?;
+            Ok(LayerInfo::of(layer))
+        }
     };
     record.layers.iter().map(open).collect()
 }
 
 /// Opens the layers of an image, bottom first, with what is known of them.
 pub fn describe_image(store: &Store, name: &str) -> Result<Vec<LayerInfo>> {
-    let image = resolve_image(store, name)?;
-    image.diff_ids.iter().map(|digest| open_stored(store, digest).map(LayerInfo::of)).collect()
+    Ok(infos(image::open_image(store, name)?))
+}
+
+fn infos(image: image::OpenImage) -> Vec<LayerInfo> {
+    let info = |layer: image::OpenLayer| LayerInfo {
+        name: layer.blob.digest.to_string(),
+        diff_id: Some(layer.diff_id),
+        created_by: layer.created_by,
+        stored: Some(layer.blob.size),
+        layer: layer.layer,
+    };
+    image.layers.into_iter().map(info).collect()
 }
 
 /// Opens a directory of the host as a layer: all whiteout conventions, and owners kept in attributes, are understood.

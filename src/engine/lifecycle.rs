@@ -205,11 +205,13 @@ fn bring_up(
     let spec = assemble::open_for_mount(store, &record, first == First::Yes, made)?;
     let limit = proc::raise_nofile_limit();
     crate::sys::dir::set_cache_capacity(limit);
+    // Asked before: building makes mount points.
+    let needs_root = first == First::Yes && !record.read_only && is_upper_new(store, &record)?;
     let umask = proc::set_umask(0);
     let fs = Fs::new(spec).or_fail(|| format!("cannot mount {}", record.name));
     let fs = fs.and_then(|fs| {
-        if first == First::Yes {
-            dress_root(store, &record, &fs)?;
+        if needs_root {
+            super::populate::copy_root(store, &record, &fs)?;
         }
         Ok(Arc::new(fs))
     });
@@ -252,15 +254,11 @@ fn bring_up(
     result
 }
 
-/// A new upper has the root directory of whoever made it: it gets owner, mode, attributes and times of the layers' root.
-/// A read-only mount, or an upper with content, is left as it is.
-fn dress_root(store: &Store, record: &ContainerRecord, fs: &Fs) -> Result<()> {
+/// A new upper has the root directory of whoever made it: it is to get what the root of the layers has. One with content
+/// stays as it is.
+fn is_upper_new(store: &Store, record: &ContainerRecord) -> Result<bool> {
     let (upper, _) = mount::work_of(store, record);
-    let is_new = fs::read_dir(&upper).or_fail(|| "cannot look at the upper")?.next().is_none();
-    if record.read_only || !is_new {
-        return Ok(());
-    }
-    super::populate::copy_root(store, record, fs)
+    Ok(fs::read_dir(&upper).or_fail(|| "cannot look at the upper")?.next().is_none())
 }
 
 /// The life of a daemon; it does not return to the command line. The caller takes everything back if it fails early.

@@ -175,9 +175,10 @@ fn build(store: &Store, record: &ContainerRecord, top_first: &[Arc<dyn Layer>], 
 fn find_layer<'a>(layers: &'a [LayerInfo], wanted: &str) -> Result<&'a LayerInfo> {
     let by_number = wanted.parse::<usize>().ok().filter(|n| *n > 0).and_then(|n| layers.get(n - 1));
     let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let has_digits = |name: &str| name.strip_prefix("sha256:").is_some_and(|hex| hex.starts_with(digits));
     let is_named = |info: &&LayerInfo| {
-        info.name == wanted
-            || digits.len() >= 6 && info.name.strip_prefix("sha256:").is_some_and(|hex| hex.starts_with(digits))
+        let diff_id = info.diff_id.map(|d| d.to_string());
+        info.name == wanted || digits.len() >= 6 && (has_digits(&info.name) || diff_id.is_some_and(|d| has_digits(&d)))
     };
     by_number.or_else(|| layers.iter().find(is_named)).ok_or_else(|| {
         EngineError::failed(format!("no layer {wanted}")).advise(format!("there are {}, 1 at the bottom", layers.len()))

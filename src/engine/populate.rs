@@ -193,7 +193,12 @@ impl Copy<'_> {
             self.target.link(*first, to, name.as_name())?;
             return Ok(None);
         }
-        let caller = Caller { uid: proc::euid(), gid: proc::egid(), pid: 0 };
+        // Made by its owner, as it were: what the host cannot hold is made in the right form at once.
+        let (uid, gid) = match self.owners {
+            Owners::Exact => (attr.uid, attr.gid),
+            Owners::AsPossible => (proc::euid(), proc::egid()),
+        };
+        let caller = Caller { uid, gid, pid: 0 };
         let made = if attr.kind == Kind::File {
             let (entry, opened) = self.target.create(caller, to, name.as_name(), 0o600)?;
             let copied = self.content(source.id, opened.handle);
