@@ -236,6 +236,7 @@ fn stage_and_publish(
         progress.begin(number, &layer.diff_id.short(), Some(part.size));
         Ok(LayerSource {
             number,
+            label: format!("the layer {}", layer.blob.as_ref().map_or(layer.diff_id, |b| b.digest)),
             reader: part.reader,
             blob: layer.blob.as_ref().map(|b| (b.digest, b.size)),
             diff_id: Some(layer.diff_id),
@@ -324,7 +325,14 @@ pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dy
         let file = File::open(path).or_fail(what)?;
         let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
         progress.begin(number, &path.display().to_string(), bytes);
-        Ok(LayerSource { number, reader: Box::new(file), blob: None, diff_id: None, is_blob_kept: false })
+        Ok(LayerSource {
+            number,
+            label: "it".to_owned(),
+            reader: Box::new(file),
+            blob: None,
+            diff_id: None,
+            is_blob_kept: false,
+        })
     };
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, limits, progress)
         .map_err(|e| EngineError::failed(what()).because(e))?;
@@ -349,7 +357,7 @@ pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<
         file.rewind().or_fail(what)?;
         let reader: Box<dyn Read + Send> = Box::new(file);
         let blob = Some((blob.digest, blob.size));
-        Ok(LayerSource { number, reader, blob, diff_id: Some(*diff_id), is_blob_kept: false })
+        Ok(LayerSource { number, label: "it".to_owned(), reader, blob, diff_id: Some(*diff_id), is_blob_kept: false })
     };
     // It was within the limits when it was loaded, whatever they were.
     let limits = Limits { max_entries: u64::MAX, max_unpacked: u64::MAX, ..Limits::default() };
