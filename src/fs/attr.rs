@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::Fs;
-use crate::model::ids::{HandleId, NodeId};
+use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::SetTime;
@@ -122,6 +122,26 @@ impl Fs {
         self.tree.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
         upper.reader().outdate_listing(&dir);
         Ok(())
+    }
+
+    /// The content of a file was changed in a way that the kernel leaves to us (`O_TRUNC`): capabilities go, and
+    /// set-id bits too if `clears_set_id`.
+    pub(super) fn clear_privileges(&self, node: &Node, place: &Place, clears_set_id: bool) -> Result<(), FsError> {
+        const CAPABILITY: &[u8] = b"security.capability";
+        const SETUID: u32 = 0o4000;
+        const SETGID: u32 = 0o2000;
+        const GROUP_EXEC: u32 = 0o010;
+        let upper = node.branch().writable_upper()?;
+        if upper.reader().xattr_at(place, CAPABILITY)?.is_some() {
+            upper.remove_xattr(place, CAPABILITY)?;
+        }
+        let mut stat = Stat::of(&node.branch().attr_in_upper(place)?);
+        if !clears_set_id || stat.perm & (SETUID | SETGID) == 0 {
+            return Ok(());
+        }
+        let is_group_locking = stat.perm & (SETGID | GROUP_EXEC) == SETGID;
+        stat.perm &= if is_group_locking { !SETUID } else { !(SETUID | SETGID) };
+        upper.hold_stat(place, &stat)
     }
 
     fn truncate(&self, node: &Arc<Node>, place: &Place, handle: Option<HandleId>, size: u64) -> Result<(), FsError> {

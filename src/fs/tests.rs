@@ -98,7 +98,7 @@ impl Fs {
     }
 
     fn put(&self, path: &str, text: &str) {
-        let write = OpenFlags { write: true, truncate: true, append: false };
+        let write = OpenFlags { write: true, truncate: true, ..OpenFlags::default() };
         let (parent, last) = path.rsplit_once('/').unwrap();
         let parent = self.resolve(parent.as_bytes(), Follow::Yes).unwrap().id;
         let handle = match self.lookup(parent, name(last)) {
@@ -276,6 +276,10 @@ fn hard_links_of_a_layer_stay_links_over_copy_up_and_remount() {
         assert_eq!((fs.cat("/b").as_str(), fs.at("/b").attr.nlink), ("two", 3));
         fs.rm("/c").unwrap();
         assert_eq!(fs.at("/a").attr.nlink, 2);
+        // The name that stands in the upper goes: the copy has one link on the host, and is shown with one.
+        fs.rm("/a").unwrap();
+        assert_eq!(fs.at("/b").attr.nlink, 1);
+        fs.link(fs.at("/b").id, NodeId::ROOT, name("a")).unwrap();
     }
     let fs = sandbox.fs(vec![sandbox.host_layer()]);
     assert_eq!(fs.tree_at(""), tree(&[("/a", "two"), ("/b", "two")]));
@@ -509,4 +513,33 @@ fn an_open_file_that_the_host_replaced_is_never_mistaken_for_its_successor() {
     std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
     assert_eq!(fs.open(second, write).unwrap_err(), FsError::Stale);
     assert_eq!(fs.cat("/v/f"), "third");
+}
+
+#[test]
+fn truncating_takes_set_id_bits_from_others_than_root() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|_| {})]);
+    for (uid, expected) in [(0, 0o6775), (1000, 0o775)] {
+        fs.put("/f", "x");
+        let id = fs.at("/f").id;
+        fs.setattr(id, None, &SetAttr { perm: Some(0o6775), ..SetAttr::default() }).unwrap();
+        fs.open(id, OpenFlags::from_bits(libc::O_WRONLY | libc::O_TRUNC, uid)).unwrap();
+        assert_eq!(fs.getattr(id).unwrap().0.perm, expected, "uid {uid}");
+    }
+}
+
+#[test]
+fn a_directory_beside_its_whiteout_hides_what_is_below() {
+    let sandbox = Sandbox::new();
+    let lower = sandbox.temp.path().join("lower");
+    std::fs::create_dir(lower.join("d")).unwrap();
+    std::fs::write(lower.join("d/new"), "").unwrap();
+    std::fs::write(lower.join(".wh.d"), "").unwrap();
+    let form = HostForm { has_oci_names: true, ..HostForm::default() };
+    let top = Arc::new(DirLayer::open(sandbox.open("lower"), "lower".into(), form).unwrap());
+    let bottom = layer(|l| {
+        l.file("d/old", b"").unwrap();
+    });
+    let fs = sandbox.fs(vec![top, bottom]);
+    assert_eq!(fs.tree_at(""), tree(&[("/d", "dir"), ("/d/new", "")]));
 }

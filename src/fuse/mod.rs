@@ -275,8 +275,8 @@ impl Filesystem for Adapter {
         reply_entry(reply, result);
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
-        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0))) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
+        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0, request.uid()))) {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(&opened)),
             Err(errno) => reply.error(errno),
         }
@@ -298,7 +298,7 @@ impl Filesystem for Adapter {
                 // In a shared branch somebody else may have made it since the kernel looked.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
                     let out = fs.lookup(parent, name)?;
-                    match fs.open(out.id, OpenFlags::from_bits(flags)) {
+                    match fs.open(out.id, OpenFlags::from_bits(flags, request.uid())) {
                         Ok(opened) => Ok((out, opened)),
                         Err(error) => {
                             fs.forget(out.id, 1);

@@ -93,11 +93,13 @@ impl DirLayer {
     /// The attributes of the object at `place`, which `stat` describes, with what is kept aside in its attributes.
     pub fn attr_at(&self, place: &Place, stat: &Stat) -> Result<Attr, FsError> {
         let mut attr = attr_of(stat)?;
-        if self.form.has_override
-            && matches!(attr.kind, Kind::File | Kind::Dir)
-            && let Some(value) = xattr::get(place, whiteout::OVERRIDE_XATTR)?
-        {
-            override_stat::apply(&value, &mut attr);
+        if self.form.has_override && matches!(attr.kind, Kind::File | Kind::Dir) {
+            match xattr::get(place, whiteout::OVERRIDE_XATTR) {
+                Ok(Some(value)) => override_stat::apply(&value, &mut attr),
+                // What we may not read was not written by us: our own files are kept readable.
+                Ok(None) | Err(FsError::Access) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(attr)
     }
@@ -149,9 +151,18 @@ impl DirLayer {
             }
         }
         if self.form.has_oci_names && !marks.is_opaque {
-            marks.is_opaque = has_child(dir, Name::new(whiteout::OCI_OPAQUE)?)?;
+            marks.is_opaque = has_child(dir, Name::new(whiteout::OCI_OPAQUE)?)? || self.is_beside_its_whiteout(dir)?;
         }
         Ok(marks)
+    }
+
+    /// Does `.wh.NAME` stand beside the directory NAME? Then the layer deletes what is below and makes it anew.
+    fn is_beside_its_whiteout(&self, dir: &Arc<Dir>) -> Result<bool, FsError> {
+        let Some((parent, name)) = dir.parent() else { return Ok(false) };
+        match Name::new(&[whiteout::OCI_PREFIX, &*name].concat()) {
+            Ok(mark) => has_child(&parent, mark),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Is the empty file at `place` in `dir` a whiteout by attribute?

@@ -279,7 +279,6 @@ fn in_upper(branch: &Branch, found: Found, via: Via) -> Result<InUpper, FsError>
     let mut attr = found.attr;
     if let Some(upper) = branch.upper()
         && attr.kind != Kind::Dir
-        && attr.nlink > 1
     {
         attr.nlink = upper.count_links(&place, attr.nlink)?;
     }
