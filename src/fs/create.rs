@@ -4,10 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
-
 use super::handle::Content;
-use super::io::Opened;
+use super::io::{OpenFlags, Opened, open_for_writing};
 use super::{EntryOut, Fs};
 use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, NodeId};
@@ -64,11 +62,12 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         new: &NewNode<'_>,
+        flags: OpenFlags,
     ) -> Result<(EntryOut, Opened), FsError> {
         let (node, attr) = self.make_in(caller, parent, name, new)?;
         let entry = self.entry(&node, attr);
         let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
-        let file: OwnedFd = match place.open(OFlags::RDWR | OFlags::NONBLOCK) {
+        let file: OwnedFd = match open_for_writing(&node, &place, flags) {
             Ok(file) => file,
             Err(error) => {
                 self.forget(entry.id, 1);

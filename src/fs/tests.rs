@@ -107,7 +107,12 @@ impl Fs {
         let parent = self.resolve(parent.as_bytes(), Follow::Yes).unwrap().id;
         let handle = match self.lookup(parent, name(last)) {
             Ok(entry) => self.open(entry.id, write).unwrap().handle,
-            Err(_) => self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644)).unwrap().1.handle,
+            Err(_) => {
+                self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644), OpenFlags::default())
+                    .unwrap()
+                    .1
+                    .handle
+            }
         };
         assert_eq!(self.write(handle, 0, text.as_bytes()).unwrap(), text.len());
         self.release(handle);
@@ -583,4 +588,20 @@ fn default_acls_are_inherited_in_place_of_the_umask() {
         fs.setxattr(f, crate::model::acl::ACCESS, &value, any).unwrap();
         assert_eq!(fs.getattr(f).unwrap().0.perm, 0o770, "{ownership:?}");
     }
+}
+
+#[test]
+fn appends_through_two_handles_of_a_volume_all_arrive() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    let append = OpenFlags { write: true, append: true, ..OpenFlags::default() };
+    let v = fs.at("/v").id;
+    let first = fs.create(CALLER, v, name("log"), &new_node(Kind::File, 0o644), append).unwrap().1.handle;
+    let second = fs.open(fs.at("/v/log").id, append).unwrap().handle;
+    // Each is told the offset that its kernel believes in.
+    fs.write(second, 0, b"second\n").unwrap();
+    fs.write(first, 0, b"first\n").unwrap();
+    assert_eq!(fs.cat("/v/log"), "second\nfirst\n");
 }

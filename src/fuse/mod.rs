@@ -295,11 +295,12 @@ impl Filesystem for Adapter {
         let result = self.call("create", |fs| {
             let (parent, name) = (node(parent), Name::from_os(name)?);
             let new = NewNode { kind: Kind::File, perm: mode & 0o7777, umask, rdev: 0, target: None };
-            match fs.create(caller(request), parent, name, &new) {
+            let open_flags = OpenFlags::from_bits(flags, request.uid());
+            match fs.create(caller(request), parent, name, &new, open_flags) {
                 // In a shared branch somebody else may have made it since the kernel looked.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
                     let out = fs.lookup(parent, name)?;
-                    match fs.open(out.id, OpenFlags::from_bits(flags, request.uid())) {
+                    match fs.open(out.id, open_flags) {
                         Ok(opened) => Ok((out, opened)),
                         Err(error) => {
                             fs.forget(out.id, 1);
