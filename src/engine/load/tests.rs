@@ -459,7 +459,7 @@ fn a_store_of_version_1_is_read() {
     assert_eq!(bottom.layer.read_link(&found("bin/link").entry).unwrap(), b"../etc/passwd");
     assert_eq!((found("null").attr.rdev, found("tmp").attr.perm), (0x103, 0o1777));
     let old = found("etc/old").attr;
-    assert_eq!((old.uid, old.gid, old.mtime.secs, old.mtime.nanos), (1000, 1000, -1, 750_000_000));
+    assert_eq!((old.uid, old.gid, old.mtime.secs, old.mtime.nanos), (1000, 1000, -2, 750_000_000));
     let big = found("etc/big");
     assert_eq!(bottom.layer.xattr(&big.entry, b"user.x").unwrap().unwrap(), b"y");
     assert_eq!(read(&*bottom.layer, "etc/big").unwrap().len(), 6393);
