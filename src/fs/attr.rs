@@ -7,10 +7,12 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::Fs;
+use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::SetTime;
+use crate::sys::xattr::SetMode;
 use crate::sys::{FileId, Place};
 use crate::tree::{Node, Tree};
 use crate::upper::Upper;
@@ -83,12 +85,25 @@ impl Fs {
             } else {
                 upper.hold_stat(writable.place(), &stat)?;
             }
+            if set.perm.is_some() && upper.ownership().uses_override() {
+                // The host does this by itself where it holds the list.
+                self.follow_mode(upper, writable.place(), stat.perm)?;
+            }
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
             place.utimens(set.atime, set.mtime)?;
         }
         self.getattr(id)
+    }
+
+    /// chmod(2) changes the access control list too.
+    fn follow_mode(&self, upper: &Upper, place: &Place, perm: u32) -> Result<(), FsError> {
+        let value = upper.reader().xattr_at(place, acl::ACCESS)?;
+        match value.and_then(|value| Acl::parse(&value)) {
+            Some(list) => upper.set_xattr(place, acl::ACCESS, &list.with_perm(perm).to_bytes(), SetMode::Any),
+            None => Ok(()),
+        }
     }
 
     /// The stored stat after a change of shown ids and mode.

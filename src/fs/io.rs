@@ -229,7 +229,7 @@ fn check_identity(node: &Node, file: &OwnedFd) -> Result<(), FsError> {
 
 /// Opens a file of the upper for writing: readable too where the host lets us, since the kernel reads before it writes
 /// parts of pages.
-fn open_for_writing(node: &Node, place: &Place, flags: OpenFlags) -> Result<OwnedFd, FsError> {
+pub(super) fn open_for_writing(node: &Node, place: &Place, flags: OpenFlags) -> Result<OwnedFd, FsError> {
     // In a shared branch others append too: only the host can find the end. In a private one the kernel has.
     let append = if flags.append && node.branch().is_shared() { OFlags::APPEND } else { OFlags::empty() };
     let common = append | OFlags::NONBLOCK;
