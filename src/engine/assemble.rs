@@ -17,6 +17,7 @@ use crate::fs::{FsSpec, MountAt};
 use crate::layer::Layer;
 use crate::store::container::{ContainerRecord, MountRecord, MountSource, OwnershipForm};
 use crate::store::{Store, Wait};
+use crate::sys::bind::open_private_copy;
 use crate::sys::tmpfs::{TmpfsSpec, open_tmpfs};
 use crate::tree::{Base, BranchSpec};
 use crate::upper::{Ownership, UpperSpec};
@@ -98,7 +99,7 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
                 if *is_created {
                     make_bind_source(path)?;
                 }
-                open_bind(path, mount)?
+                open_bind(path, mount, record.mountpoint.as_deref())?
             }
             MountSource::Tmpfs { .. } => open_tmpfs_branch(mount)?,
         };
@@ -168,8 +169,8 @@ fn make_bind_source(path: &str) -> Result<()> {
     }
 }
 
-/// Opens a path of the host as a branch: a directory, or one file.
-pub fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
+/// Opens a path of the host as a branch: a directory, or one file. `mountpoint` is where the whole will be mounted.
+pub fn open_bind(path: &str, mount: &MountRecord, mountpoint: Option<&str>) -> Result<BranchSpec> {
     let meta = match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(EngineError::failed(format!("bind source path does not exist: {path}")));
@@ -178,8 +179,18 @@ pub fn open_bind(path: &str, mount: &MountRecord) -> Result<BranchSpec> {
     };
     let label = format!("bind {path}");
     if meta.is_dir() {
-        let dir =
-            open_path(Path::new(path), OpenAs::Directory).or_fail(|| format!("cannot open the bind source {path}"))?;
+        let real = fs::canonicalize(path).or_fail(|| format!("cannot use the bind source {path}"))?;
+        let is_around = mountpoint.is_some_and(|place| Path::new(place) != real && Path::new(place).starts_with(&real));
+        let dir = if is_around {
+            // Seen through the bind, the mount would contain itself: whoever walks into it would wait for himself.
+            open_private_copy(&real).map_err(|e| {
+                EngineError::failed(format!("the bind source {path} contains the mountpoint"))
+                    .because(e)
+                    .advise("choose a mountpoint outside of it")
+            })?
+        } else {
+            open_path(&real, OpenAs::Directory).or_fail(|| format!("cannot open the bind source {path}"))?
+        };
         return Ok(plain_branch(label, dir, OwnershipForm::Native, mount.read_only, true));
     }
     let file = open_path(Path::new(path), OpenAs::Path).or_fail(|| format!("cannot open the bind source {path}"))?;

@@ -202,6 +202,7 @@ fn bring_up(
     made: &mut Made,
     tell: &mut dyn FnMut(&Usable) -> Result<()>,
 ) -> Result<()> {
+    record.mountpoint = Some(host::path_text(mountpoint)?);
     let spec = assemble::open_for_mount(store, &record, first == First::Yes, made)?;
     let limit = proc::raise_nofile_limit();
     crate::sys::dir::set_cache_capacity(limit);
@@ -228,7 +229,6 @@ fn bring_up(
             return Err(error);
         }
     };
-    record.mountpoint = Some(host::path_text(mountpoint)?);
     let usable = Usable { name: record.name.clone(), notices };
     let dev = served.dev;
     let is_usable = &mut made.is_usable;
@@ -586,8 +586,8 @@ fn wait_for_end(live: &Option<File>, patience: Option<Duration>) -> Result<()> {
 /// The error of a busy mount, with the processes that use it.
 fn busy(record: &ContainerRecord) -> EngineError {
     let users = record.mounted.as_ref().map(super::users::find).unwrap_or_default();
-    let who = if users.is_empty() { String::new() } else { format!(" by {}", users.join(", ")) };
-    EngineError::failed(format!("{} is in use{who}", record.name))
+    let who = if users.is_empty() { String::new() } else { format!(": in use by {}", users.join(", ")) };
+    EngineError::failed(format!("{} is busy{who}", record.name))
         .advise(format!("end them, or detach it with `mlfs umount -l {}`", record.name))
 }
 

@@ -161,7 +161,7 @@ fn build(store: &Store, record: &ContainerRecord, top_first: &[Arc<dyn Layer>], 
         let Some(mount) = record.mounts.get(*index) else { continue };
         let mut branch = match &mount.source {
             MountSource::Volume { name, .. } => assemble::open_volume(store, name, true)?,
-            MountSource::Bind { path, .. } => assemble::open_bind(path, mount)?,
+            MountSource::Bind { path, .. } => assemble::open_bind(path, mount, None)?,
             MountSource::Tmpfs { .. } => continue,
         };
         branch.is_read_only = true;

@@ -61,11 +61,11 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
         check_layers(paths, upper.as_deref(), &mountpoint)?;
     }
     let store = open_store()?;
-    check_outside(&mountpoint, store.root(), "the store")?;
+    check_outside(("mountpoint", &mountpoint), ("store", store.root()))?;
     if let Some(upper) = &upper {
         check_upper_is_free(&store, upper)?;
-        check_outside(&mountpoint, Path::new(upper), "the upper")?;
-        check_outside(Path::new(upper), &mountpoint, "the mountpoint")?;
+        check_outside(("mountpoint", &mountpoint), ("upper", Path::new(upper)))?;
+        check_outside(("upper", Path::new(upper)), ("mountpoint", &mountpoint))?;
     }
     let (image, image_name, layers) = resolve_origin(&store, &request.origin)?;
 
@@ -235,13 +235,14 @@ fn check_upper(path: &Path) -> Result<String> {
 }
 
 /// Refuses `inner` equal to or inside `outer`.
-fn check_outside(inner: &Path, outer: &Path, what: &str) -> Result<()> {
+fn check_outside((inner_what, inner): (&str, &Path), (outer_what, outer): (&str, &Path)) -> Result<()> {
     let outer_real = fs::canonicalize(outer).unwrap_or_else(|_| outer.to_owned());
     if !inner.starts_with(&outer_real) {
         return Ok(());
     }
     let relation = if inner == outer_real { "is" } else { "lies inside" };
-    Err(EngineError::failed(format!("{} {relation} {what} {}", inner.display(), outer_real.display()))
+    let (inner, outer) = (inner.display(), outer_real.display());
+    Err(EngineError::failed(format!("the {inner_what} {inner} {relation} the {outer_what} {outer}"))
         .advise("choose another place"))
 }
 
@@ -256,10 +257,10 @@ fn check_layers(paths: &[PathBuf], upper: Option<&str>, mountpoint: &Path) -> Re
             continue;
         }
         let real = canonical(path, "the layer")?;
-        check_outside(mountpoint, &real, "the layer")?;
+        check_outside(("mountpoint", mountpoint), ("layer", &real))?;
         if let Some(upper) = upper {
-            check_outside(&real, Path::new(upper), "the upper")?;
-            check_outside(Path::new(upper), &real, "the layer")?;
+            check_outside(("layer", &real), ("upper", Path::new(upper)))?;
+            check_outside(("upper", Path::new(upper)), ("layer", &real))?;
         }
     }
     Ok(())

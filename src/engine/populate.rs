@@ -200,7 +200,8 @@ impl Copy<'_> {
         };
         let caller = Caller { uid, gid, pid: 0 };
         let made = if attr.kind == Kind::File {
-            let (entry, opened) = self.target.create(caller, to, name.as_name(), 0o600)?;
+            let new = NewNode { kind: Kind::File, perm: 0o600, umask: 0, rdev: 0, target: None };
+            let (entry, opened) = self.target.create(caller, to, name.as_name(), &new, OpenFlags::default())?;
             let copied = self.content(source.id, opened.handle);
             self.target.release(opened.handle);
             copied?;
@@ -208,7 +209,7 @@ impl Copy<'_> {
         } else {
             let link = (attr.kind == Kind::Symlink).then(|| self.image.read_link(source.id)).transpose()?;
             let perm = if attr.kind == Kind::Dir { 0o700 } else { attr.perm };
-            let new = NewNode { kind: attr.kind, perm, rdev: attr.rdev, target: link.as_deref() };
+            let new = NewNode { kind: attr.kind, perm, umask: 0, rdev: attr.rdev, target: link.as_deref() };
             self.target.make(caller, to, name.as_name(), &new)?
         };
         if is_linked {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::Fs;
-use crate::model::ids::{HandleId, NodeId};
+use crate::model::acl::{self, Acl};
+use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::SetTime;
+use crate::sys::xattr::SetMode;
 use crate::sys::{FileId, Place};
 use crate::tree::{Node, Tree};
 use crate::upper::Upper;
@@ -83,12 +85,25 @@ impl Fs {
             } else {
                 upper.hold_stat(writable.place(), &stat)?;
             }
+            if set.perm.is_some() && upper.ownership().uses_override() {
+                // The host does this by itself where it holds the list.
+                self.follow_mode(upper, writable.place(), stat.perm)?;
+            }
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
             place.utimens(set.atime, set.mtime)?;
         }
         self.getattr(id)
+    }
+
+    /// chmod(2) changes the access control list too.
+    fn follow_mode(&self, upper: &Upper, place: &Place, perm: u32) -> Result<(), FsError> {
+        let value = upper.reader().xattr_at(place, acl::ACCESS)?;
+        match value.and_then(|value| Acl::parse(&value)) {
+            Some(list) => upper.set_xattr(place, acl::ACCESS, &list.with_perm(perm).to_bytes(), SetMode::Any),
+            None => Ok(()),
+        }
     }
 
     /// The stored stat after a change of shown ids and mode.
@@ -122,6 +137,26 @@ impl Fs {
         self.tree.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
         upper.reader().outdate_listing(&dir);
         Ok(())
+    }
+
+    /// The content of a file was changed in a way that the kernel leaves to us (`O_TRUNC`): capabilities go, and
+    /// set-id bits too if `clears_set_id`.
+    pub(super) fn clear_privileges(&self, node: &Node, place: &Place, clears_set_id: bool) -> Result<(), FsError> {
+        const CAPABILITY: &[u8] = b"security.capability";
+        const SETUID: u32 = 0o4000;
+        const SETGID: u32 = 0o2000;
+        const GROUP_EXEC: u32 = 0o010;
+        let upper = node.branch().writable_upper()?;
+        if upper.reader().xattr_at(place, CAPABILITY)?.is_some() {
+            upper.remove_xattr(place, CAPABILITY)?;
+        }
+        let mut stat = Stat::of(&node.branch().attr_in_upper(place)?);
+        if !clears_set_id || stat.perm & (SETUID | SETGID) == 0 {
+            return Ok(());
+        }
+        let is_group_locking = stat.perm & (SETGID | GROUP_EXEC) == SETGID;
+        stat.perm &= if is_group_locking { !SETUID } else { !(SETUID | SETGID) };
+        upper.hold_stat(place, &stat)
     }
 
     fn truncate(&self, node: &Arc<Node>, place: &Place, handle: Option<HandleId>, size: u64) -> Result<(), FsError> {

@@ -4,14 +4,14 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
-
 use super::handle::Content;
-use super::io::Opened;
+use super::io::{OpenFlags, Opened, open_for_writing};
 use super::{EntryOut, Fs};
+use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, NodeId};
 use crate::model::sync::lock;
 use crate::model::{Attr, FsError, Kind, Name};
+use crate::sys::xattr::SetMode;
 use crate::tree::merge::{self, Resolved, Via};
 use crate::tree::{Node, Tree};
 use crate::upper::copy_up::Extent;
@@ -22,12 +22,36 @@ use crate::upper::ownership::Stat;
 pub struct NewNode<'a> {
     /// Kind.
     pub kind: Kind,
-    /// Permission bits, the umask applied.
+    /// Permission bits, the umask not applied.
     pub perm: u32,
+    /// The caller's umask; a default ACL of the directory takes its place.
+    pub umask: u32,
     /// Device number.
     pub rdev: u64,
     /// Target of a symlink.
     pub target: Option<&'a [u8]>,
+}
+
+/// What a new file gets of its directory's default ACL.
+struct Lists {
+    perm: u32,
+    access: Option<Acl>,
+    default: Option<Acl>,
+}
+
+impl Lists {
+    fn of_new(default: Option<Acl>, new: &NewNode<'_>) -> Self {
+        let Some(default) = default.filter(|_| new.kind != Kind::Symlink) else {
+            return Lists { perm: new.perm & !new.umask, access: None, default: None };
+        };
+        let (access, perm) = default.inherited(new.perm);
+        let access = (!access.is_trivial()).then_some(access);
+        Lists { perm, access, default: (new.kind == Kind::Dir).then_some(default) }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.access.is_none() && self.default.is_none()
+    }
 }
 
 impl Fs {
@@ -37,13 +61,13 @@ impl Fs {
         caller: Caller,
         parent: NodeId,
         name: Name<'_>,
-        perm: u32,
+        new: &NewNode<'_>,
+        flags: OpenFlags,
     ) -> Result<(EntryOut, Opened), FsError> {
-        let new = NewNode { kind: Kind::File, perm, rdev: 0, target: None };
-        let (node, attr) = self.make_in(caller, parent, name, &new)?;
+        let (node, attr) = self.make_in(caller, parent, name, new)?;
         let entry = self.entry(&node, attr);
         let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
-        let file: OwnedFd = match place.open(OFlags::RDWR | OFlags::NONBLOCK) {
+        let file: OwnedFd = match open_for_writing(&node, &place, flags) {
             Ok(file) => file,
             Err(error) => {
                 self.forget(entry.id, 1);
@@ -68,9 +92,39 @@ impl Fs {
     ) -> Result<(Arc<Node>, Attr), FsError> {
         let parent = self.tree.node(parent)?;
         let parent_attr = self.tree.attr(&parent)?;
-        let stat = Stat { kind: new.kind, perm: new.perm & 0o7777, uid: 0, gid: 0, rdev: new.rdev };
+        let lists = Lists::of_new(self.default_acl(&parent)?, new);
+        let stat = Stat { kind: new.kind, perm: lists.perm & 0o7777, uid: 0, gid: 0, rdev: new.rdev };
         let stat = self.new_stat(caller, &parent_attr, stat)?;
-        self.make_node(&parent, name, &stat, new.target)
+        let (node, attr) = self.make_node(&parent, name, &stat, new.target)?;
+        if lists.is_empty() {
+            return Ok((node, attr));
+        }
+        match self.set_lists(&node, &lists) {
+            Ok(()) => Ok((Arc::clone(&node), self.tree.attr(&node)?)),
+            Err(error) => {
+                self.forget(node.id(), 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn default_acl(&self, parent: &Node) -> Result<Option<Acl>, FsError> {
+        match self.getxattr(parent.id(), acl::DEFAULT) {
+            Ok(value) => Ok(Acl::parse(&value)),
+            Err(FsError::NoAttribute | FsError::Unsupported) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_lists(&self, node: &Node, lists: &Lists) -> Result<(), FsError> {
+        let upper = node.branch().writable_upper()?;
+        let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
+        for (name, list) in [(acl::ACCESS, &lists.access), (acl::DEFAULT, &lists.default)] {
+            if let Some(list) = list {
+                upper.set_xattr(&place, name, &list.to_bytes(), SetMode::Any)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a node of the stored `stat`; a look-up is counted.

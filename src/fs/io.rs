@@ -25,15 +25,18 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// `O_APPEND`.
     pub append: bool,
+    /// Truncating takes set-id bits: the caller is not root.
+    pub clears_set_id: bool,
 }
 
 impl OpenFlags {
-    /// From the flags of open(2).
-    pub fn from_bits(bits: i32) -> Self {
+    /// From the flags of open(2) by a user. The kernel does not say who may keep set-id bits, so only root does.
+    pub fn from_bits(bits: i32, uid: u32) -> Self {
         OpenFlags {
             write: bits & libc::O_ACCMODE != libc::O_RDONLY,
             truncate: bits & libc::O_TRUNC != 0,
             append: bits & libc::O_APPEND != 0,
+            clears_set_id: uid != 0,
         }
     }
 }
@@ -57,7 +60,8 @@ pub enum Whence {
 }
 
 impl Fs {
-    /// OPEN of a regular file. With `truncate` the old content is not even copied up.
+    /// OPEN of a regular file. With `truncate` the old content is not even copied up, and set-id bits and capabilities
+    /// go as with every change of the content.
     pub fn open(&self, id: NodeId, flags: OpenFlags) -> Result<Opened, FsError> {
         let node = self.reach_node(id)?;
         match node.kind() {
@@ -72,6 +76,7 @@ impl Fs {
             check_identity(&node, &file)?;
             if flags.truncate {
                 rustix::fs::ftruncate(&file, 0)?;
+                self.clear_privileges(&node, writable.place(), flags.clears_set_id)?;
             }
             Content::Writable(Arc::new(file))
         } else {
@@ -224,7 +229,7 @@ fn check_identity(node: &Node, file: &OwnedFd) -> Result<(), FsError> {
 
 /// Opens a file of the upper for writing: readable too where the host lets us, since the kernel reads before it writes
 /// parts of pages.
-fn open_for_writing(node: &Node, place: &Place, flags: OpenFlags) -> Result<OwnedFd, FsError> {
+pub(super) fn open_for_writing(node: &Node, place: &Place, flags: OpenFlags) -> Result<OwnedFd, FsError> {
     // In a shared branch others append too: only the host can find the end. In a private one the kernel has.
     let append = if flags.append && node.branch().is_shared() { OFlags::APPEND } else { OFlags::empty() };
     let common = append | OFlags::NONBLOCK;

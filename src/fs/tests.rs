@@ -78,6 +78,10 @@ fn name(text: &str) -> Name<'_> {
     Name::new(text.as_bytes()).unwrap()
 }
 
+fn new_node(kind: Kind, perm: u32) -> NewNode<'static> {
+    NewNode { kind, perm, umask: 0, rdev: 0, target: None }
+}
+
 fn layer(build: impl FnOnce(&mut MemLayer)) -> Arc<dyn Layer> {
     let mut layer = MemLayer::default();
     build(&mut layer);
@@ -98,12 +102,17 @@ impl Fs {
     }
 
     fn put(&self, path: &str, text: &str) {
-        let write = OpenFlags { write: true, truncate: true, append: false };
+        let write = OpenFlags { write: true, truncate: true, ..OpenFlags::default() };
         let (parent, last) = path.rsplit_once('/').unwrap();
         let parent = self.resolve(parent.as_bytes(), Follow::Yes).unwrap().id;
         let handle = match self.lookup(parent, name(last)) {
             Ok(entry) => self.open(entry.id, write).unwrap().handle,
-            Err(_) => self.create(CALLER, parent, name(last), 0o644).unwrap().1.handle,
+            Err(_) => {
+                self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644), OpenFlags::default())
+                    .unwrap()
+                    .1
+                    .handle
+            }
         };
         assert_eq!(self.write(handle, 0, text.as_bytes()).unwrap(), text.len());
         self.release(handle);
@@ -111,7 +120,7 @@ impl Fs {
 
     fn mkdir(&self, path: &str) {
         let (parent, last) = path.rsplit_once('/').unwrap();
-        let new = NewNode { kind: Kind::Dir, perm: 0o755, rdev: 0, target: None };
+        let new = new_node(Kind::Dir, 0o755);
         self.make(CALLER, self.at(parent).id, name(last), &new).unwrap();
     }
 
@@ -250,7 +259,6 @@ fn renames_leave_whiteouts_and_cover_what_is_below() {
         if round == 0 {
             fs.mv("/a/f", "/a/h").unwrap();
             fs.mv("/a/g", "/a/h").unwrap();
-            assert_eq!(fs.mv("/a", "/b"), Err(FsError::CrossDevice));
             fs.mkdir("/n");
             fs.put("/n/file", "n");
             assert_eq!(fs.mv("/n", "/full"), Err(FsError::NotEmpty));
@@ -276,6 +284,10 @@ fn hard_links_of_a_layer_stay_links_over_copy_up_and_remount() {
         assert_eq!((fs.cat("/b").as_str(), fs.at("/b").attr.nlink), ("two", 3));
         fs.rm("/c").unwrap();
         assert_eq!(fs.at("/a").attr.nlink, 2);
+        // The name that stands in the upper goes: the copy has one link on the host, and is shown with one.
+        fs.rm("/a").unwrap();
+        assert_eq!(fs.at("/b").attr.nlink, 1);
+        fs.link(fs.at("/b").id, NodeId::ROOT, name("a")).unwrap();
     }
     let fs = sandbox.fs(vec![sandbox.host_layer()]);
     assert_eq!(fs.tree_at(""), tree(&[("/a", "two"), ("/b", "two")]));
@@ -391,7 +403,7 @@ fn attributes_of_all_kinds_are_held() {
             ];
             for (text, kind, rdev) in kinds {
                 let target = (kind == Kind::Symlink).then_some(&b"target"[..]);
-                let new = NewNode { kind, perm: 0o640, rdev, target };
+                let new = NewNode { rdev, target, ..new_node(kind, 0o640) };
                 fs.make(CALLER, NodeId::ROOT, name(text), &new).unwrap();
                 let id = fs.at(&format!("/{text}")).id;
                 let set = SetAttr { uid: Some(33), gid: Some(44), perm: Some(0o4711), ..SetAttr::default() };
@@ -509,4 +521,133 @@ fn an_open_file_that_the_host_replaced_is_never_mistaken_for_its_successor() {
     std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
     assert_eq!(fs.open(second, write).unwrap_err(), FsError::Stale);
     assert_eq!(fs.cat("/v/f"), "third");
+}
+
+#[test]
+fn truncating_takes_set_id_bits_from_others_than_root() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|_| {})]);
+    for (uid, expected) in [(0, 0o6775), (1000, 0o775)] {
+        fs.put("/f", "x");
+        let id = fs.at("/f").id;
+        fs.setattr(id, None, &SetAttr { perm: Some(0o6775), ..SetAttr::default() }).unwrap();
+        fs.open(id, OpenFlags::from_bits(libc::O_WRONLY | libc::O_TRUNC, uid)).unwrap();
+        assert_eq!(fs.getattr(id).unwrap().0.perm, expected, "uid {uid}");
+    }
+}
+
+#[test]
+fn a_directory_beside_its_whiteout_hides_what_is_below() {
+    let sandbox = Sandbox::new();
+    let lower = sandbox.temp.path().join("lower");
+    std::fs::create_dir(lower.join("d")).unwrap();
+    std::fs::write(lower.join("d/new"), "").unwrap();
+    std::fs::write(lower.join(".wh.d"), "").unwrap();
+    let form = HostForm { has_oci_names: true, ..HostForm::default() };
+    let top = Arc::new(DirLayer::open(sandbox.open("lower"), "lower".into(), form).unwrap());
+    let bottom = layer(|l| {
+        l.file("d/old", b"").unwrap();
+    });
+    let fs = sandbox.fs(vec![top, bottom]);
+    assert_eq!(fs.tree_at(""), tree(&[("/d", "dir"), ("/d/new", "")]));
+}
+
+#[test]
+fn default_acls_are_inherited_in_place_of_the_umask() {
+    for ownership in [Sandbox::ownership(), Ownership::Override] {
+        let sandbox = Sandbox::new();
+        let mut spec = sandbox.spec(vec![layer(|_| {})]);
+        if let Base::Merge { upper: Some(upper), .. } = &mut spec.root.base {
+            upper.ownership = ownership;
+        }
+        let fs = Fs::new(spec).unwrap();
+        fs.mkdir("/d");
+        // u::rwx u:1000:rw- g::r-x m::rwx o::---
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, perm, id) in [(1u16, 7u16, !0u32), (2, 6, 1000), (4, 5, !0), (0x10, 7, !0), (0x20, 0, !0)] {
+            value.extend(tag.to_le_bytes());
+            value.extend(perm.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        let any = crate::sys::xattr::SetMode::Any;
+        fs.setxattr(fs.at("/d").id, crate::model::acl::DEFAULT, &value, any).unwrap();
+        let d = fs.at("/d").id;
+        for (kind, text) in [(Kind::File, "f"), (Kind::Dir, "sub")] {
+            let new = NewNode { umask: 0o077, ..new_node(kind, 0o666) };
+            let entry = fs.make(CALLER, d, name(text), &new).unwrap();
+            assert_eq!(entry.attr.perm, 0o660, "{ownership:?} {text}");
+            assert_eq!(fs.getxattr(entry.id, crate::model::acl::DEFAULT).is_ok(), kind == Kind::Dir);
+            assert!(fs.getxattr(entry.id, crate::model::acl::ACCESS).is_ok());
+        }
+        // chmod changes the mask, and setting a list changes the mode.
+        let f = fs.at("/d/f").id;
+        fs.setattr(f, None, &SetAttr { perm: Some(0o604), ..SetAttr::default() }).unwrap();
+        let list = crate::model::acl::Acl::parse(&fs.getxattr(f, crate::model::acl::ACCESS).unwrap()).unwrap();
+        assert_eq!(list.perm(0), 0o604, "{ownership:?}");
+        fs.setxattr(f, crate::model::acl::ACCESS, &value, any).unwrap();
+        assert_eq!(fs.getattr(f).unwrap().0.perm, 0o770, "{ownership:?}");
+    }
+}
+
+#[test]
+fn appends_through_two_handles_of_a_volume_all_arrive() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    let append = OpenFlags { write: true, append: true, ..OpenFlags::default() };
+    let v = fs.at("/v").id;
+    let first = fs.create(CALLER, v, name("log"), &new_node(Kind::File, 0o644), append).unwrap().1.handle;
+    let second = fs.open(fs.at("/v/log").id, append).unwrap().handle;
+    // Each is told the offset that its kernel believes in.
+    fs.write(second, 0, b"second\n").unwrap();
+    fs.write(first, 0, b"first\n").unwrap();
+    assert_eq!(fs.cat("/v/log"), "second\nfirst\n");
+}
+
+#[test]
+fn directories_of_layers_are_renamed_and_found_again() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.temp.path().join("lower/a/sub")).unwrap();
+    std::fs::create_dir(sandbox.temp.path().join("lower/empty")).unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/sub/f"), "f").unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/g"), "g").unwrap();
+    let bottom = || {
+        layer(|l| {
+            l.file("a/sub/deep", b"deep").unwrap().file("a/hidden", b"").unwrap();
+        })
+    };
+    let expected = tree(&[
+        ("/b", "dir"),
+        ("/b/empty", "dir"),
+        ("/b/empty/deep", "deep"),
+        ("/b/empty/f", "f"),
+        ("/b/g", "changed"),
+        ("/b/new", "new"),
+        ("/b/sub", "dir"),
+        ("/b/sub/fresh", "1"),
+    ]);
+    let ino = {
+        let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+        let ino = fs.at("/a/sub").attr.ino;
+        fs.mv("/a", "/b").unwrap();
+        fs.mv("/b/sub", "/empty").unwrap();
+        fs.mv("/empty", "/b/empty").unwrap();
+        fs.mkdir("/b/sub");
+        fs.put("/b/sub/fresh", "1");
+        fs.put("/b/new", "new");
+        fs.put("/b/g", "changed");
+        fs.rm("/b/hidden").unwrap();
+        assert_eq!(fs.tree_at(""), expected);
+        let which = fs.which(b"/b/empty/deep").unwrap();
+        assert_eq!(which.provider, Some((inspect::Source::Layer(1), Kind::File)));
+        ino
+    };
+    let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+    assert_eq!(fs.tree_at(""), expected, "after a remount");
+    assert_eq!(fs.at("/b/empty").attr.ino, ino);
+    let changes = fs.changes().unwrap();
+    let has = |kind, path: &str| changes.contains(&Change { kind, path: path.as_bytes().to_vec() });
+    assert!(has(ChangeKind::Deleted, "/a") && has(ChangeKind::Added, "/b") && has(ChangeKind::Added, "/b/empty/f"));
+    assert!(has(ChangeKind::Deleted, "/empty"), "{changes:?}");
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use super::Fs;
 use crate::layer::whiteout::is_mark;
 use crate::model::FsError;
+use crate::model::acl::{self, Acl};
 use crate::model::ids::NodeId;
 use crate::model::sync::read;
 use crate::sys::xattr::SetMode;
 use crate::tree::{Node, Tree};
 use crate::upper::copy_up::Extent;
+use crate::upper::ownership::Stat;
 
 impl Fs {
     /// GETXATTR: the value. `NoAttribute` where there is none.
@@ -60,7 +62,13 @@ impl Fs {
             }
         }
         let writable = self.tree.writable(&node, Extent::Whole)?;
-        upper.set_xattr(writable.place(), name, value, SetMode::Any)
+        upper.set_xattr(writable.place(), name, value, SetMode::Any)?;
+        if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
+            // The host does this by itself where it holds the list.
+            let stat = Stat::of(&branch.attr_in_upper(writable.place())?);
+            upper.hold_stat(writable.place(), &Stat { perm: list.perm(stat.perm), ..stat })?;
+        }
+        Ok(())
     }
 
     /// REMOVEXATTR. `NoAttribute` where there is none.

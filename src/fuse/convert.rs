@@ -119,7 +119,9 @@ pub fn wanted_flags(is_shared: bool) -> InitFlags {
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO
-        | InitFlags::FUSE_MAX_PAGES;
+        | InitFlags::FUSE_MAX_PAGES
+        | InitFlags::FUSE_DONT_MASK
+        | InitFlags::FUSE_POSIX_ACL;
     if is_shared {
         flags |= InitFlags::FUSE_AUTO_INVAL_DATA;
     } else {

@@ -212,7 +212,7 @@ impl Filesystem for Adapter {
         let result = self.call("mknod", |fs| {
             let kind = Kind::from_mode(mode).unwrap_or(Kind::File);
             let rdev = if kind.is_device() { convert::rdev_of(rdev) } else { 0 };
-            let new = NewNode { kind, perm: mode & 0o7777 & !umask, rdev, target: None };
+            let new = NewNode { kind, perm: mode & 0o7777, umask, rdev, target: None };
             fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
         });
         reply_entry(reply, result);
@@ -220,7 +220,7 @@ impl Filesystem for Adapter {
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let result = self.call("mkdir", |fs| {
-            let new = NewNode { kind: Kind::Dir, perm: mode & 0o7777 & !umask, rdev: 0, target: None };
+            let new = NewNode { kind: Kind::Dir, perm: mode & 0o7777, umask, rdev: 0, target: None };
             fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
         });
         reply_entry(reply, result);
@@ -237,7 +237,7 @@ impl Filesystem for Adapter {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let result = self.call("symlink", |fs| {
             let target = target.as_os_str().as_bytes();
-            let new = NewNode { kind: Kind::Symlink, perm: 0o777, rdev: 0, target: Some(target) };
+            let new = NewNode { kind: Kind::Symlink, perm: 0o777, umask: 0, rdev: 0, target: Some(target) };
             fs.make(caller(request), node(parent), Name::from_os(name)?, &new)
         });
         reply_entry(reply, result);
@@ -275,8 +275,8 @@ impl Filesystem for Adapter {
         reply_entry(reply, result);
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
-        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0))) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
+        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0, request.uid()))) {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(&opened)),
             Err(errno) => reply.error(errno),
         }
@@ -294,11 +294,13 @@ impl Filesystem for Adapter {
     ) {
         let result = self.call("create", |fs| {
             let (parent, name) = (node(parent), Name::from_os(name)?);
-            match fs.create(caller(request), parent, name, mode & 0o7777 & !umask) {
+            let new = NewNode { kind: Kind::File, perm: mode & 0o7777, umask, rdev: 0, target: None };
+            let open_flags = OpenFlags::from_bits(flags, request.uid());
+            match fs.create(caller(request), parent, name, &new, open_flags) {
                 // In a shared branch somebody else may have made it since the kernel looked.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
                     let out = fs.lookup(parent, name)?;
-                    match fs.open(out.id, OpenFlags::from_bits(flags)) {
+                    match fs.open(out.id, open_flags) {
                         Ok(opened) => Ok((out, opened)),
                         Err(error) => {
                             fs.forget(out.id, 1);

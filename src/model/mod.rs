@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Floor 1: plain values and errors. No input, no output, no system calls.
 
+pub mod acl;
 pub mod attr;
 pub mod cookie;
 pub mod digest;

@@ -148,7 +148,8 @@ fn load_lines(files: &Files) -> Result<Vec<IndexLine>, OciError> {
     let bytes = files
         .load("index.json", MANIFEST_LIMIT)?
         .ok_or_else(|| OciError::malformed(files.place(), "no OCI image layout (it has no index.json)"))?;
-    let lines = spec::parse_index(&bytes).map_err(|e| OciError::malformed(files.place(), e))?;
+    let lines =
+        spec::parse_index(&bytes).map_err(|e| OciError::malformed(files.place(), format!("index.json: {e}")))?;
     Ok(lines.into_iter().filter(|l| l.is_index() || l.is_manifest()).collect())
 }
 

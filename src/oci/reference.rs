@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::model::Digest;
@@ -214,6 +214,40 @@ impl Source {
     }
 }
 
+impl Source {
+    /// When there is no file at the path but one before an earlier colon, then the tag was a whole name:
+    /// `docker-archive:FILE:example/app:2.0`, `oci:DIR:debian:12`, as `skopeo` writes them.
+    pub fn resolve(self, is_there: impl Fn(&Path) -> bool) -> Self {
+        let (place, tag) = match &self {
+            Source::Oci { dir, tag } => (dir, tag),
+            Source::OciArchive { file: Input::File(file), tag }
+            | Source::DockerArchive { file: Input::File(file), tag } => (file, tag),
+            _ => return self,
+        };
+        if is_there(place) {
+            return self;
+        }
+        let whole = match tag {
+            Some(tag) => [place.as_os_str().as_bytes(), b":", tag.as_bytes()].concat(),
+            None => place.as_os_str().as_bytes().to_vec(),
+        };
+        for (at, _) in whole.iter().enumerate().rev().filter(|(_, b)| **b == b':') {
+            let (Some(before), Some(after)) = (whole.get(..at), whole.get(at + 1..)) else { continue };
+            if before.is_empty() || after.is_empty() || !is_there(&path(before)) {
+                continue;
+            }
+            let Ok(tag) = String::from_utf8(after.to_vec()) else { continue };
+            let (file, tag) = (path(before), Some(tag));
+            return match self {
+                Source::Oci { .. } => Source::Oci { dir: file, tag },
+                Source::OciArchive { .. } => Source::OciArchive { file: Input::File(file), tag },
+                _ => Source::DockerArchive { file: Input::File(file), tag },
+            };
+        }
+        self
+    }
+}
+
 /// The last colon separates the tag, only when no slash follows.
 fn split_tag(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
     match rest.iter().rposition(|b| *b == b':') {
@@ -269,6 +303,11 @@ mod tests {
         for bad in ["oci:", "oci:/a:", "docker-archive:", "rootfs:", "nope:a:b"] {
             assert!(Source::parse(OsStr::new(bad)).is_err(), "{bad}");
         }
+        let there = |p: &Path| p == Path::new("/d/x.tar");
+        let resolved = parse("docker-archive:/d/x.tar:example/app:2.0").resolve(there);
+        let tag = Some("example/app:2.0".to_owned());
+        assert_eq!(resolved, Source::DockerArchive { file: Input::File("/d/x.tar".into()), tag });
+        assert_eq!(parse("oci:/none:t").resolve(there), parse("oci:/none:t"));
         let raw = Source::parse(OsStr::from_bytes(b"oci:/\xff")).unwrap();
         assert_eq!(raw, Source::Oci { dir: path(b"/\xff"), tag: None });
     }

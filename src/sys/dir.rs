@@ -98,6 +98,14 @@ impl Dir {
         self.id
     }
 
+    /// The parent and the name, unless it is a root or has lost its name.
+    pub fn parent(&self) -> Option<(Arc<Dir>, Box<[u8]>)> {
+        match &*read(&self.place) {
+            Place::Pinned(_) => None,
+            Place::In(parent, name) => Some((Arc::clone(parent), name.clone())),
+        }
+    }
+
     /// A descriptor (`O_PATH`, or what a root was made of), opened if need be. `Stale` when another directory took the
     /// place of this one.
     pub fn fd(&self) -> Result<Arc<OwnedFd>, FsError> {

@@ -8,10 +8,12 @@ use rustix::io::Errno;
 
 use crate::model::FsError;
 
+pub mod bind;
 pub mod data;
 pub mod dir;
 pub mod map;
 pub mod mount;
+mod namespace;
 pub mod node;
 pub mod proc;
 pub mod signal;

@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Detached tmpfs filesystems: mounted nowhere, gone when their last descriptor is closed.
 //!
-//! Root (of any user namespace that owns its mount namespace) makes one by fsopen/fsmount. Everybody else forks a child
-//! into a new user and mount namespace, which makes it and passes its root over a socket. The child maps our ids to
-//! themselves, so files keep the owner that we have outside.
+//! Root (of any user namespace that owns its mount namespace) makes one by fsopen/fsmount, everybody else in a user
+//! namespace of his own.
 
-use std::io::{self, IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 
-use super::mount::receive_fd;
+use super::namespace::{is_denied, open_in_namespace};
 use super::proc;
 
 /// What a tmpfs is like.
@@ -34,13 +30,12 @@ pub struct TmpfsSpec {
 /// Error: why the host does not let us (user namespaces switched off, for example).
 pub fn open_tmpfs(spec: &TmpfsSpec) -> io::Result<OwnedFd> {
     match make(spec) {
-        Err(error) if is_denied(&error) => make_in_child(spec),
+        Err(error) if is_denied(&error) => {
+            // Only our own ids exist there.
+            open_in_namespace(&|| make(&TmpfsSpec { uid: proc::euid(), gid: proc::egid(), ..spec.clone() }))
+        }
         other => other,
     }
-}
-
-fn is_denied(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|errno| errno == libc::EPERM || errno == libc::EACCES)
 }
 
 fn make(spec: &TmpfsSpec) -> io::Result<OwnedFd> {
@@ -57,65 +52,6 @@ fn make(spec: &TmpfsSpec) -> io::Result<OwnedFd> {
     // An ordinary descriptor: the one of fsmount is O_PATH and cannot list.
     let open = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     Ok(rustix::fs::openat(&mount, ".", open, rustix::fs::Mode::empty())?)
-}
-
-/// Makes the tmpfs in a child with a user namespace of its own, where we are allowed to.
-fn make_in_child(spec: &TmpfsSpec) -> io::Result<OwnedFd> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let (uid, gid) = (proc::euid(), proc::egid());
-    // SAFETY: called with one thread (documented), so the child finds no lock held; it ends by _exit.
-    let child = match unsafe { libc::fork() } {
-        -1 => return Err(io::Error::last_os_error()),
-        0 => {
-            let status = match child_work(spec, uid, gid, &theirs) {
-                Ok(()) => 0,
-                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-            };
-            // SAFETY: ends the child without running the parent's exit handlers.
-            unsafe { libc::_exit(status) }
-        }
-        pid => pid,
-    };
-    drop(theirs);
-    let received = receive_fd(&ours);
-    let pid = rustix::process::Pid::from_raw(child).ok_or(io::ErrorKind::Other)?;
-    let status = loop {
-        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(status) => break status.and_then(|(_, status)| status.exit_status()),
-        }
-    };
-    match (received, status) {
-        (Ok(fd), Some(0)) => Ok(fd),
-        (_, Some(errno)) if errno != 0 => Err(io::Error::from_raw_os_error(errno)),
-        (Err(error), _) => Err(error),
-        (Ok(_), _) => Err(io::ErrorKind::Other.into()),
-    }
-}
-
-fn child_work(spec: &TmpfsSpec, uid: u32, gid: u32, socket: &OwnedFd) -> io::Result<()> {
-    // SAFETY: the child has one thread; its namespaces are its own business and end with it.
-    if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    for (path, text) in [
-        ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("{uid} {uid} 1")),
-        ("/proc/self/gid_map", format!("{gid} {gid} 1")),
-    ] {
-        std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes())?;
-    }
-    // Only our own ids exist here.
-    let root = make(&TmpfsSpec { uid, gid, ..spec.clone() })?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [root.as_fd()];
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(io::ErrorKind::OutOfMemory.into());
-    }
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Branch {
         let stat = place.stat()?;
         let Some(upper) = &self.upper else { return attr_of(&stat) };
         let mut attr = upper.reader().attr_at(place, &stat)?;
-        if attr.kind != Kind::Dir && attr.nlink > 1 {
+        if attr.kind != Kind::Dir {
             attr.nlink = upper.count_links(place, attr.nlink)?;
         }
         Ok(attr)

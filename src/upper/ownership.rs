@@ -140,8 +140,9 @@ impl Upper {
     }
 
     fn held_name(&self, name: &[u8]) -> Vec<u8> {
-        let is_privileged = name.starts_with(b"security.") || name.starts_with(b"trusted.");
-        if self.ownership().uses_override() && is_privileged { override_stat::aside(name) } else { name.to_vec() }
+        // An ACL of the host would be checked against us, with the mode that the host has.
+        let is_ours = [&b"security."[..], b"trusted.", b"system.posix_acl"].iter().any(|p| name.starts_with(p));
+        if self.ownership().uses_override() && is_ours { override_stat::aside(name) } else { name.to_vec() }
     }
 }
 

@@ -35,6 +35,8 @@ const HEADER_LIMIT: u64 = 1 << 20;
 pub struct LayerSource<'a> {
     /// Its number in the image (for progress), from 0.
     pub number: usize,
+    /// What messages call it.
+    pub label: String,
     /// Its bytes, maybe compressed.
     pub reader: Box<dyn Read + Send + 'a>,
     /// What digest and size the blob must have.
@@ -99,6 +101,12 @@ impl Failure {
     }
 }
 
+/// Where a layer is staged, and what messages call it.
+struct Place<'a> {
+    dir: &'a Path,
+    label: &'a str,
+}
+
 /// The blob's side: digest, size and the kept file.
 struct BlobEnd {
     digest: Digest,
@@ -112,6 +120,7 @@ pub fn stage_layer(shared: &Shared<'_>, pool: Pool, source: LayerSource<'_>) -> 
     let dir = shared.staging.join(format!("layer.{number}"));
     std::fs::create_dir(&dir).map_err(|e| StoreError::writing("create", &dir, e)).or_fail(|| "cannot stage a layer")?;
     let wanted = (source.blob, source.diff_id);
+    let place = Place { dir: &dir, label: &source.label };
     let (blob, tar) = std::thread::scope(|scope| {
         let (to_inflate, blob_bytes) = pipe();
         let (to_plain, blob_digest) = channel();
@@ -125,7 +134,7 @@ pub fn stage_layer(shared: &Shared<'_>, pool: Pool, source: LayerSource<'_>) -> 
             }
             Ok(end)
         });
-        let unpacked = unpack(scope, shared, pool, &dir, blob_bytes, blob_digest, wanted.1.is_none());
+        let unpacked = unpack(scope, shared, pool, &place, blob_bytes, blob_digest, wanted.1.is_none());
         let blob_end = joined(reading.join());
         combine(wanted, blob_end, unpacked)
     })?;
@@ -227,7 +236,7 @@ fn unpack<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     shared: &Shared<'_>,
     pool: Pool,
-    dir: &Path,
+    place: &Place<'_>,
     mut blob: PipeReader,
     blob_digest: Receiver<Digest>,
     needs_mark: bool,
@@ -236,14 +245,16 @@ fn unpack<'scope>(
     let compression = Compression::detect(head);
     if compression == Compression::Plain {
         // The blob is the tar, and is summed up by its reader.
-        return index_tar(shared, pool, dir, blob, needs_mark, || blob_digest.recv().or_fail(|| "cannot read a layer"));
+        return index_tar(shared, pool, place, blob, needs_mark, || {
+            blob_digest.recv().or_fail(|| "cannot read a layer")
+        });
     }
     let (to_parser, tar_bytes) = pipe();
     let (to_hasher, hash_bytes) = pipe();
     let inflating = scope.spawn(move || inflate(compression, blob, &to_parser, &to_hasher));
     let hashing = scope.spawn(move || sum(hash_bytes));
     let digest = || joined(hashing.join()).or_fail(|| "cannot read a layer");
-    let result = index_tar(shared, pool, dir, tar_bytes, needs_mark, digest);
+    let result = index_tar(shared, pool, place, tar_bytes, needs_mark, digest);
     joined(inflating.join());
     result
 }
@@ -281,34 +292,34 @@ fn sum(mut bytes: PipeReader) -> io::Result<Digest> {
 fn index_tar(
     shared: &Shared<'_>,
     pool: Pool,
-    dir: &Path,
+    place: &Place<'_>,
     tar_bytes: PipeReader,
     needs_mark: bool,
     diff_id: impl FnOnce() -> Result<Digest>,
 ) -> Result<TarEnd> {
     let budget = shared.budget;
-    let mut builder = Builder::new(dir, budget).map_err(|e| told(dir, e.into()))?;
+    let mut builder = Builder::new(place.dir, budget).map_err(|e| told(place, e.into()))?;
     let header_limit = budget.limits().max_xattr_bytes.saturating_mul(2).saturating_add(HEADER_LIMIT);
     let mut counted = Counted { inner: tar_bytes, budget, size: 0, limit: None };
     let mut sink = PoolSink::new(pool);
     let fed = feed(&mut TarReader::new(&mut counted, header_limit), &mut builder, &mut sink);
     let objects = sink.finish();
     if let Some(limit) = counted.limit.take() {
-        return Err(told(dir, limit.into()));
+        return Err(told(place, limit.into()));
     }
     // When a body could not be stored, the reason is the pool's.
     let (ending, objects) = match (fed, objects) {
         (Ok(ending), objects) => (ending, objects.or_fail(|| "cannot store a layer")?),
         (Err(FeedError::Sink(_)), Err(error)) => return Err(EngineError::failed("cannot store a layer").because(error)),
-        (Err(error), _) => return Err(told(dir, error)),
+        (Err(error), _) => return Err(told(place, error)),
     };
     if ending == Ending::Eof && needs_mark {
-        return Err(EngineError::failed("the tar has no end mark: it was cut short"));
+        return Err(EngineError::failed(format!("{} is cut short: its tar has no end mark", place.label)));
     }
     // What follows the end mark counts for the digest only.
     let drained = io::copy(&mut counted, &mut io::sink());
     if let Some(limit) = counted.limit.take() {
-        return Err(told(dir, limit.into()));
+        return Err(told(place, limit.into()));
     }
     drained.or_fail(|| "cannot read a layer to its end")?;
     let tar_size = counted.size;
@@ -317,17 +328,17 @@ fn index_tar(
         builder.set_object(node, digest);
     }
     let diff_id = diff_id()?;
-    let written = builder.finish(diff_id, tar_size).map_err(|e| told(dir, e.into()))?;
+    let written = builder.finish(diff_id, tar_size).map_err(|e| told(place, e.into()))?;
     Ok(TarEnd { diff_id, stats: written.stats })
 }
 
 /// A failure to write the index is one of the store's (a full disk gets its sentence).
-fn told(dir: &Path, error: FeedError) -> EngineError {
+fn told(place: &Place<'_>, error: FeedError) -> EngineError {
     match error {
         FeedError::Build(BuildError::Write(e)) => {
-            EngineError::failed("cannot store a layer").because(StoreError::writing("write", dir, e))
+            EngineError::failed("cannot store a layer").because(StoreError::writing("write", place.dir, e))
         }
-        other => EngineError::failed("a layer is refused").because(other),
+        other => EngineError::failed(format!("{} is refused", place.label)).because(other),
     }
 }
 

@@ -32,8 +32,8 @@ pub mod pool;
 use layer::{Failure, LayerSource, Shared, StagedLayer, stage_layer};
 use pool::with_pool;
 
-/// The most layers that are loaded side by side.
-const LAYERS_AT_ONCE: usize = 4;
+/// The most layers that are loaded side by side: each has four threads of its own, and a zstd window of up to 128 MiB.
+const LAYERS_AT_ONCE: usize = 2;
 /// The most threads that write objects.
 const WRITERS: usize = 8;
 
@@ -74,7 +74,12 @@ pub fn load_image(
     limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<Loaded> {
+    check_source(source)?;
+    let source = &source.clone().resolve(Path::exists);
     let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot lock the store")?;
+    if let Some(loaded) = find_loaded(store, source, name)? {
+        return Ok(loaded);
+    }
     let staging = store.stage("load").or_fail(|| "cannot load an image")?;
     let (files, image) = find(source, staging.path())?;
     if let (Some(wanted), Some((found, _))) = (name.and_then(ImageName::digest), &image.manifest)
@@ -110,10 +115,32 @@ pub fn load_image(
     Ok(Loaded { manifest: manifest.digest, names })
 }
 
+/// Is the image of a layout in the store already, whole and under its names? Then there is nothing to do.
+fn find_loaded(store: &Store, source: &Source, name: Option<&ImageName>) -> Result<Option<Loaded>> {
+    let Source::Oci { dir, tag } = source else { return Ok(None) };
+    let image = find_oci(&Files::Dir(dir.clone()), tag.as_deref()).or_fail(|| "cannot load an image")?;
+    let Some((manifest, _)) = &image.manifest else { return Ok(None) };
+    if name.and_then(ImageName::digest).is_some_and(|wanted| *wanted != manifest.digest) {
+        return Ok(None);
+    }
+    let names = choose_names(source, &image, name);
+    let known = store.load_images().or_fail(|| "cannot list images")?;
+    let is_named = known.iter().any(|i| i.manifest == manifest.digest && names.iter().all(|n| i.names.contains(n)));
+    let is_whole = is_named
+        && store.load_parts(&manifest.digest).is_ok()
+        && image.layers.iter().all(|layer| is_stored(store, layer));
+    Ok(is_whole.then_some(Loaded { manifest: manifest.digest, names }))
+}
+
+/// Are blob and index of the layer in the store?
+fn is_stored(store: &Store, layer: &SourceLayer) -> bool {
+    let has_blob = layer.blob.as_ref().is_some_and(|blob| store.has_blob(&blob.digest, blob.size));
+    has_blob && has_layer(store, &layer.diff_id)
+}
+
 /// Finds the image in its source; nothing of it is in the store yet.
 fn find(source: &Source, spool: &Path) -> Result<(Files, SourceImage)> {
     let archive = |input| Archive::open(input, spool).map(Files::Archive).map_err(|e| spooling(spool, e));
-    check_source(source)?;
     match source {
         Source::Oci { dir, tag } => {
             let files = Files::Dir(dir.clone());
@@ -192,8 +219,7 @@ fn stage_and_publish(
     let mut wanted: Vec<&SourceLayer> = Vec::new();
     for layer in &image.layers {
         if let Some(blob) = &layer.blob
-            && store.has_blob(&blob.digest, blob.size)
-            && has_layer(store, &layer.diff_id)
+            && is_stored(store, layer)
         {
             blobs.insert(layer.path.clone(), blob.clone());
         } else if !wanted.iter().any(|w| w.path == layer.path && w.diff_id == layer.diff_id) {
@@ -210,6 +236,7 @@ fn stage_and_publish(
         progress.begin(number, &layer.diff_id.short(), Some(part.size));
         Ok(LayerSource {
             number,
+            label: format!("the layer {}", layer.blob.as_ref().map_or(layer.diff_id, |b| b.digest)),
             reader: part.reader,
             blob: layer.blob.as_ref().map(|b| (b.digest, b.size)),
             diff_id: Some(layer.diff_id),
@@ -298,7 +325,14 @@ pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dy
         let file = File::open(path).or_fail(what)?;
         let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
         progress.begin(number, &path.display().to_string(), bytes);
-        Ok(LayerSource { number, reader: Box::new(file), blob: None, diff_id: None, is_blob_kept: false })
+        Ok(LayerSource {
+            number,
+            label: "it".to_owned(),
+            reader: Box::new(file),
+            blob: None,
+            diff_id: None,
+            is_blob_kept: false,
+        })
     };
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, limits, progress)
         .map_err(|e| EngineError::failed(what()).because(e))?;
@@ -323,7 +357,7 @@ pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<
         file.rewind().or_fail(what)?;
         let reader: Box<dyn Read + Send> = Box::new(file);
         let blob = Some((blob.digest, blob.size));
-        Ok(LayerSource { number, reader, blob, diff_id: Some(*diff_id), is_blob_kept: false })
+        Ok(LayerSource { number, label: "it".to_owned(), reader, blob, diff_id: Some(*diff_id), is_blob_kept: false })
     };
     // It was within the limits when it was loaded, whatever they were.
     let limits = Limits { max_entries: u64::MAX, max_unpacked: u64::MAX, ..Limits::default() };

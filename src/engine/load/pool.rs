@@ -127,6 +127,8 @@ impl PoolSink {
     /// Waits for all bodies; the digests come in any order.
     pub fn finish(mut self) -> Result<Vec<(NodeId, Digest)>, StoreError> {
         let handed_over = self.hand_over();
+        // A big body that was begun and not ended has failed: its thread must not wait for more.
+        self.current = Current::None;
         let PoolSink { replies, answers, .. } = self;
         drop(replies);
         let digests = answers.iter().collect::<Result<Vec<_>, _>>()?;

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::format::{BODIES_AT, BodyKind, FLAG_IMPLICIT, FLAG_OPAQUE, INLINE_MAX};
-use crate::layer::whiteout::{OciName, oci_name};
+use crate::layer::whiteout::{OCI_PREFIX, OciName, oci_name};
 use crate::model::attr::make_rdev;
 use crate::model::cookie::NameHash;
 use crate::model::{Digest, Kind, Name, Time};
@@ -38,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            max_entries: 2_000_000,
+            max_entries: 1_000_000,
             max_depth: 1024,
             max_name: 255,
             max_xattr_bytes: 128 << 10,
@@ -130,6 +130,21 @@ impl From<io::Error> for BuildError {
     fn from(error: io::Error) -> Self {
         BuildError::Write(error)
     }
+}
+
+/// A path for a message: escaped, and short.
+fn shown(path: &[u8]) -> String {
+    const ENDS: usize = 100;
+    let whole = |part: &[u8]| part.escape_ascii().to_string();
+    match (path.split_at_checked(ENDS), path.len().checked_sub(ENDS).and_then(|at| path.split_at_checked(at))) {
+        (Some((first, rest)), Some((_, last))) if rest.len() > ENDS => format!("{}[...]{}", whole(first), whole(last)),
+        _ => whole(path),
+    }
+}
+
+/// `.wh..wh.NAME`: a file of AUFS itself.
+fn is_aufs(name: Name<'_>) -> bool {
+    name.bytes().strip_prefix(OCI_PREFIX).is_some_and(|rest| rest.starts_with(OCI_PREFIX))
 }
 
 /// What to do with the content of a member.
@@ -256,7 +271,7 @@ impl<'a> Builder<'a> {
 
     /// Takes a member; answers what to do with its content.
     pub fn add(&mut self, member: &Member) -> Result<BodyPlan, BuildError> {
-        let refuse = |what: String| BuildError::Entry { path: member.path.escape_ascii().to_string(), what };
+        let refuse = |what: String| BuildError::Entry { path: shown(&member.path), what };
         let parts = self.split(&member.path).map_err(&refuse)?;
         let Some((last, parents)) = parts.split_last() else {
             return match member.kind {
@@ -268,7 +283,8 @@ impl<'a> Builder<'a> {
             match oci_name(*parent) {
                 OciName::Plain => {}
                 // Folders of AUFS (.wh..wh.plnk): not part of the layer, nor is what they hold.
-                OciName::Reserved => return Ok(BodyPlan::Skip),
+                OciName::Reserved if is_aufs(*parent) => return Ok(BodyPlan::Skip),
+                OciName::Reserved => return Err(refuse("lies below a whiteout of no possible name".to_owned())),
                 OciName::Whiteout(_) | OciName::Opaque => {
                     return Err(refuse("lies below a whiteout".to_owned()));
                 }
@@ -288,7 +304,8 @@ impl<'a> Builder<'a> {
                 self.node_mut(parent).flags |= FLAG_OPAQUE;
                 Ok(BodyPlan::Skip)
             }
-            OciName::Reserved => Ok(BodyPlan::Skip),
+            OciName::Reserved if is_aufs(*last) => Ok(BodyPlan::Skip),
+            OciName::Reserved => Err(refuse("is a whiteout of no possible name".to_owned())),
         }
     }
 
@@ -365,7 +382,7 @@ impl<'a> Builder<'a> {
                             _ => "no directory",
                         };
                         return Err(BuildError::Entry {
-                            path: path.escape_ascii().to_string(),
+                            path: shown(path),
                             what: format!("lies below \"{name}\", which is {what}"),
                         });
                     }
@@ -402,7 +419,7 @@ impl<'a> Builder<'a> {
 
     /// A node for any member but a hard link.
     fn make_node(&mut self, member: &Member) -> Result<(NodeId, BodyPlan), BuildError> {
-        let refuse = |what: String| BuildError::Entry { path: member.path.escape_ascii().to_string(), what };
+        let refuse = |what: String| BuildError::Entry { path: shown(&member.path), what };
         let (kind, perm) = match member.kind {
             MemberKind::File | MemberKind::HardLink => (Kind::File, member.perm),
             MemberKind::Symlink => (Kind::Symlink, 0o777),
@@ -455,7 +472,7 @@ impl<'a> Builder<'a> {
         if member.xattrs.is_empty() {
             return Ok(());
         }
-        let refuse = |what: String| BuildError::Entry { path: member.path.escape_ascii().to_string(), what };
+        let refuse = |what: String| BuildError::Entry { path: shown(&member.path), what };
         // Of attributes given twice the last counts.
         let xattrs: std::collections::BTreeMap<&[u8], &[u8]> =
             member.xattrs.iter().map(|(n, v)| (n.as_slice(), v.as_slice())).collect();
@@ -481,8 +498,8 @@ impl<'a> Builder<'a> {
     }
 
     fn hard_link_target(&self, member: &Member) -> Result<NodeId, BuildError> {
-        let target = member.link.escape_ascii();
-        let refuse = |what: String| BuildError::Entry { path: member.path.escape_ascii().to_string(), what };
+        let target = shown(&member.link);
+        let refuse = |what: String| BuildError::Entry { path: shown(&member.path), what };
         let parts =
             self.split(&member.link).map_err(|e| refuse(format!("is a hard link to \"{target}\", which {e}")))?;
         let mut node = ROOT;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What an ordinary user may do in a user namespace of his own: a child enters one, opens something there, and passes
+//! the descriptor back over a socket. The child maps our ids to themselves, so files keep the owner we have outside.
+
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+
+use super::mount::receive_fd;
+use super::proc;
+
+/// Is the error a matter of privilege?
+pub(super) fn is_denied(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| errno == libc::EPERM || errno == libc::EACCES)
+}
+
+/// Calls `open` in a child that is root of a new user and mount namespace, and hands back what it opened. Call it while
+/// the process has one thread: it forks.
+pub(super) fn open_in_namespace(open: &dyn Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (uid, gid) = (proc::euid(), proc::egid());
+    // SAFETY: called with one thread (documented), so the child finds no lock held; it ends by _exit.
+    let child = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            let status = match enter(uid, gid).and_then(|()| open()).and_then(|fd| send(&theirs, &fd)) {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        pid => pid,
+    };
+    drop(theirs);
+    let received = receive_fd(&ours);
+    let pid = rustix::process::Pid::from_raw(child).ok_or(io::ErrorKind::Other)?;
+    let status = loop {
+        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(status) => break status.and_then(|(_, status)| status.exit_status()),
+        }
+    };
+    match (received, status) {
+        (Ok(fd), Some(0)) => Ok(fd),
+        (_, Some(errno)) if errno != 0 => Err(io::Error::from_raw_os_error(errno)),
+        (Err(error), _) => Err(error),
+        (Ok(_), _) => Err(io::ErrorKind::Other.into()),
+    }
+}
+
+fn enter(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: the child has one thread; its namespaces are its own business and end with it.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for (path, text) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{uid} {uid} 1")),
+        ("/proc/self/gid_map", format!("{gid} {gid} 1")),
+    ] {
+        std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn send(socket: &OwnedFd, fd: &OwnedFd) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
+    Ok(())
+}
