@@ -88,7 +88,10 @@ pub fn mount(
         log::debug!("what a crash left cannot be cleared: {error}");
     }
     let lock = lock_container(&store, &record)?;
-    mount::register(&store, &record)?;
+    if let Err(error) = mount::register(&store, &record) {
+        lock.remove().or_fail(|| "cannot unlock")?;
+        return Err(error);
+    }
     let mut made = Made::default();
     let front = if request.settings.foreground == Some(true) { Front::Foreground } else { Front::Daemon };
     let mountpoint = request_mountpoint(&record)?;
@@ -385,7 +388,7 @@ enum Discard {
 fn finish(store: &Store, id: &str, discard: Discard) -> Result<()> {
     let lock = store.lock_container(id, Wait::Block).or_fail(|| "cannot lock the container")?;
     let Some(mut record) = store.load_container(id).or_fail(|| "cannot read the container's record")? else {
-        return Ok(());
+        return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
     record.mounted = None;
     record.finished = Some(timestamp::now());
@@ -622,7 +625,7 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     let lock = lock_container(store, &record)?;
     // `--rm` may have been quicker.
     let Some(mut record) = store.load_container(&record.id).or_fail(|| "cannot read the container's record")? else {
-        return Ok(());
+        return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
     if state(store, &record)? == State::Mounted {
         return Err(EngineError::failed(format!("{} has been mounted again", record.name)));
