@@ -61,7 +61,7 @@ pub enum ImageCommand {
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Files of all layers together [default: 2000000]
+    /// Files of all layers together [default: 1000000]
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
     /// Directories above a file [default: 1024]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod error;
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod images;

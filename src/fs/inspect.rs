@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Fs;
 use super::lookup::Follow;
+use crate::layer::whiteout::Redirect;
 use crate::layer::{Child, Entry, Layer, ListedKind};
 use crate::model::sync::read;
 use crate::model::{Cookie, FsError, Kind, Name, NameBuf};
@@ -130,10 +131,47 @@ impl Fs {
             }
             let (child, _) = self.tree.enter(node, name, sources)?;
             counted.push(child.id());
+            if kind == ChangeKind::Added && !read(&child.state).lowers.is_empty() {
+                // It was renamed: everything in it is new here.
+                drop(resolving);
+                self.added_below(&child, &own, changes, counted)?;
+                continue;
+            }
             if kind == ChangeKind::Changed {
                 self.hidden_in(node, &child, name, &own, changes)?;
             }
             todo.push((child, own));
+        }
+        Ok(())
+    }
+
+    /// Everything in a directory that is itself new at its place.
+    fn added_below(
+        &self,
+        node: &Arc<Node>,
+        path: &[u8],
+        changes: &mut Vec<Change>,
+        counted: &mut Vec<crate::model::ids::NodeId>,
+    ) -> Result<(), FsError> {
+        let mut todo = vec![(Arc::clone(node), path.to_vec())];
+        while let Some((node, path)) = todo.pop() {
+            let mut names = Vec::new();
+            let resolving = self.tree.resolving();
+            self.tree.list(&resolving, &node, Cookie::START, &mut |name, _, _| {
+                names.push(name.to_buf());
+                ControlFlow::Continue(())
+            })?;
+            for name in names {
+                let own = [&path, &b"/"[..], name.as_name().bytes()].concat();
+                changes.push(Change { kind: ChangeKind::Added, path: own.clone() });
+                let found = self.tree.resolve_unmounted(&resolving, &node, name.as_name())?;
+                let Some(merge::Resolved::Found(sources)) = found else { continue };
+                if sources.kind() == Kind::Dir {
+                    let (child, _) = self.tree.enter(&node, name.as_name(), sources)?;
+                    counted.push(child.id());
+                    todo.push((child, own));
+                }
+            }
         }
         Ok(())
     }
@@ -169,7 +207,7 @@ impl Fs {
     /// Who provides an absolute path, and what it hides. A symlink at its end is not followed. `NotFound` for a path
     /// that no source holds and none deletes.
     pub fn which(&self, path: &[u8]) -> Result<Provenance, FsError> {
-        let (branch, names) = self.locate(path)?;
+        let Located { branch, names, in_layers } = self.locate(path)?;
         let mut provenance = Provenance {
             branch: branch.number(),
             label: branch.label().to_owned(),
@@ -181,7 +219,8 @@ impl Fs {
         };
         let mut stopped = None;
         for (source, layer) in sources_of(&branch) {
-            match says(layer, &names)? {
+            let own = if source == Source::Upper { &names } else { &in_layers };
+            match says(layer, own)? {
                 Says::Nothing => {}
                 Says::Stops => stopped = stopped.or(Some(source)),
                 Says::Entry { kind, stops } => {
@@ -210,32 +249,52 @@ impl Fs {
     }
 
     /// The branch in which a path lies, and its names there: symlinks on the way followed where they exist.
-    fn locate(&self, path: &[u8]) -> Result<(Arc<Branch>, Vec<Vec<u8>>), FsError> {
+    fn locate(&self, path: &[u8]) -> Result<Located, FsError> {
         let trimmed = path.strip_suffix(b"/").unwrap_or(path);
         let cut = trimmed.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
         let (parent, last) = trimmed.split_at_checked(cut).unwrap_or((b"", trimmed));
-        let mut names = self.canonical(parent)?;
+        let mut all = self.canonical(parent)?;
         match last {
             b"" | b"." => {}
             b".." => {
-                names.pop();
+                all.pop();
             }
-            name => names.push(Name::new(name)?.bytes().to_vec()),
+            name => all.push(Name::new(name)?.bytes().to_vec()),
         }
-        let mut branch = Arc::clone(self.tree.root().branch());
-        let mut start = 0;
-        for end in 1..=names.len() {
-            let Ok((node, _)) = self.walk(&super::build::join(names.get(..end).unwrap_or_default()), Follow::No) else {
-                break;
-            };
+        let branch = Arc::clone(self.tree.root().branch());
+        let mut located = Located { branch, names: Vec::new(), in_layers: Vec::new() };
+        for (index, name) in all.iter().enumerate() {
+            located.names.push(name.clone());
+            located.in_layers.push(name.clone());
+            let so_far = all.get(..=index).unwrap_or_default();
+            let Ok((node, _)) = self.walk(&super::build::join(so_far), Follow::No) else { continue };
+            let redirect = merge::redirect_of(&node);
             self.forget(node.id(), 1);
-            if !Arc::ptr_eq(node.branch(), &branch) {
-                branch = Arc::clone(node.branch());
-                start = end;
+            if !Arc::ptr_eq(node.branch(), &located.branch) {
+                located = Located { branch: Arc::clone(node.branch()), names: Vec::new(), in_layers: Vec::new() };
+            }
+            match redirect? {
+                Some(Redirect::Path(path)) => {
+                    located.in_layers = path.iter().map(|name| name.as_name().bytes().to_vec()).collect();
+                }
+                Some(Redirect::Name(other)) => {
+                    located.in_layers.pop();
+                    located.in_layers.push(other.as_name().bytes().to_vec());
+                }
+                None => {}
             }
         }
-        Ok((branch, names.split_off(start)))
+        Ok(located)
     }
+}
+
+/// Where a path lies.
+struct Located {
+    branch: Arc<Branch>,
+    /// Its names in the branch.
+    names: Vec<Vec<u8>>,
+    /// Its names in the branch's layers: others, below a directory that was renamed.
+    in_layers: Vec<Vec<u8>>,
 }
 
 fn sources_of(branch: &Branch) -> Vec<(Source, &dyn Layer)> {

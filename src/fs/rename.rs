@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! RENAME, with NOREPLACE and EXCHANGE.
 //!
-//! A directory with sources in layers is not moved: `CrossDevice`, as kernel overlayfs answers by default, and
-//! programs copy. Across branches: `CrossDevice`.
+//! A directory with sources in layers moves too: a mark on it says where layers hold it (the kernel's `redirect_dir`).
+//! Across branches: `CrossDevice`, and programs copy.
 
 use std::sync::Arc;
 
 use super::Fs;
 use super::remove::hold;
+use crate::layer::whiteout::Redirect;
 use crate::model::ids::NodeId;
-use crate::model::sync::{read, write};
+use crate::model::sync::write;
 use crate::model::{FsError, Kind, Name};
 use crate::sys::{Dir, Place};
 use crate::tree::merge::{self, Resolved, Sources, Via};
@@ -70,8 +71,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Brings what stands at `name` into the upper, before the rename lock is taken. A directory that layers take part
-    /// in cannot be moved.
+    /// Brings what stands at `name` into the upper, before the rename lock is taken.
     fn prepare(&self, parent: &Arc<Node>, name: Name<'_>) -> Result<(), FsError> {
         let node = {
             let resolving = self.tree.resolving();
@@ -80,9 +80,7 @@ impl Fs {
                 Resolved::Found(sources) => self.tree.enter(parent, name, sources)?.0,
             }
         };
-        let has_lowers = node.kind() == Kind::Dir && !read(&node.state).lowers.is_empty();
-        let result =
-            if has_lowers { Err(FsError::CrossDevice) } else { self.tree.writable(&node, Extent::Whole).map(|_| ()) };
+        let result = self.tree.writable(&node, Extent::Whole).map(|_| ());
         self.forget(node.id(), 1);
         result
     }
@@ -135,11 +133,7 @@ impl Fs {
             None => None,
         };
         let over = merge::physical(branch, &to.dir, to.name)?;
-        let is_target_covered = merge::below(&to.parent, to.name)? == Below::Something;
-        if let (true, true, Some(found)) = (is_dir, is_target_covered, &source.upper) {
-            // Or what layers hold at the target would show through.
-            upper.set_opaque(&found.place)?;
-        }
+        self.mark_moved(branch, &source, from, to)?;
         let left = merge::below(&from.parent, from.name)?;
         if upper.is_plain() && mode == RenameMode::NoReplace {
             upper.rename_new(from.spot(is_dir), to.spot(is_dir))?;
@@ -158,6 +152,31 @@ impl Fs {
             self.moved(&node, from, to);
         }
         Ok(())
+    }
+
+    /// Marks a directory that is about to move: where layers hold it, or that nothing they hold at the target is part
+    /// of it.
+    fn mark_moved(&self, branch: &Branch, moved: &Sources, from: &End<'_>, to: &End<'_>) -> Result<(), FsError> {
+        let (Some(found), Kind::Dir) = (&moved.upper, moved.kind()) else { return Ok(()) };
+        let upper = branch.writable_upper()?;
+        if moved.lowers.is_empty() {
+            return match merge::below(&to.parent, to.name)? {
+                Below::Something => upper.set_opaque(&found.place),
+                Below::Nothing => Ok(()),
+            };
+        }
+        let redirect = match &found.place {
+            Place::Dir(dir) => upper.reader().marks(dir)?.redirect,
+            Place::At(..) | Place::Fd(_) => None,
+        };
+        match redirect {
+            Some(Redirect::Path(_)) => Ok(()),
+            Some(Redirect::Name(other)) => {
+                upper.set_redirect(&found.place, &merge::path_in_layers(&from.parent, other.as_name())?)
+            }
+            None => upper.set_redirect(&found.place, &merge::path_in_layers(&from.parent, from.name)?),
+        }
+        .map_err(|error| if error == FsError::NameTooLong { FsError::CrossDevice } else { error })
     }
 
     fn check_replaceable(
@@ -183,14 +202,8 @@ impl Fs {
     fn exchange(&self, renaming: &Renaming<'_>, branch: &Branch, from: &End<'_>, to: &End<'_>) -> Result<(), FsError> {
         let upper = branch.writable_upper()?;
         let (a, b) = (self.source(renaming, branch, from)?, self.source(renaming, branch, to)?);
-        for (moved, target) in [(&a, to), (&b, from)] {
-            if moved.kind() == Kind::Dir
-                && merge::below(&target.parent, target.name)? == Below::Something
-                && let Some(found) = &moved.upper
-            {
-                upper.set_opaque(&found.place)?;
-            }
-        }
+        self.mark_moved(branch, &a, from, to)?;
+        self.mark_moved(branch, &b, to, from)?;
         let (a_node, b_node) = (self.tree.peek(&from.parent, &a), self.tree.peek(&to.parent, &b));
         upper.exchange(from.spot(a.kind() == Kind::Dir), to.spot(b.kind() == Kind::Dir))?;
         if let Some(node) = a_node {

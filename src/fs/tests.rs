@@ -259,7 +259,6 @@ fn renames_leave_whiteouts_and_cover_what_is_below() {
         if round == 0 {
             fs.mv("/a/f", "/a/h").unwrap();
             fs.mv("/a/g", "/a/h").unwrap();
-            assert_eq!(fs.mv("/a", "/b"), Err(FsError::CrossDevice));
             fs.mkdir("/n");
             fs.put("/n/file", "n");
             assert_eq!(fs.mv("/n", "/full"), Err(FsError::NotEmpty));
@@ -604,4 +603,51 @@ fn appends_through_two_handles_of_a_volume_all_arrive() {
     fs.write(second, 0, b"second\n").unwrap();
     fs.write(first, 0, b"first\n").unwrap();
     assert_eq!(fs.cat("/v/log"), "second\nfirst\n");
+}
+
+#[test]
+fn directories_of_layers_are_renamed_and_found_again() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.temp.path().join("lower/a/sub")).unwrap();
+    std::fs::create_dir(sandbox.temp.path().join("lower/empty")).unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/sub/f"), "f").unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/g"), "g").unwrap();
+    let bottom = || {
+        layer(|l| {
+            l.file("a/sub/deep", b"deep").unwrap().file("a/hidden", b"").unwrap();
+        })
+    };
+    let expected = tree(&[
+        ("/b", "dir"),
+        ("/b/empty", "dir"),
+        ("/b/empty/deep", "deep"),
+        ("/b/empty/f", "f"),
+        ("/b/g", "changed"),
+        ("/b/new", "new"),
+        ("/b/sub", "dir"),
+        ("/b/sub/fresh", "1"),
+    ]);
+    let ino = {
+        let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+        let ino = fs.at("/a/sub").attr.ino;
+        fs.mv("/a", "/b").unwrap();
+        fs.mv("/b/sub", "/empty").unwrap();
+        fs.mv("/empty", "/b/empty").unwrap();
+        fs.mkdir("/b/sub");
+        fs.put("/b/sub/fresh", "1");
+        fs.put("/b/new", "new");
+        fs.put("/b/g", "changed");
+        fs.rm("/b/hidden").unwrap();
+        assert_eq!(fs.tree_at(""), expected);
+        let which = fs.which(b"/b/empty/deep").unwrap();
+        assert_eq!(which.provider, Some((inspect::Source::Layer(1), Kind::File)));
+        ino
+    };
+    let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+    assert_eq!(fs.tree_at(""), expected, "after a remount");
+    assert_eq!(fs.at("/b/empty").attr.ino, ino);
+    let changes = fs.changes().unwrap();
+    let has = |kind, path: &str| changes.contains(&Change { kind, path: path.as_bytes().to_vec() });
+    assert!(has(ChangeKind::Deleted, "/a") && has(ChangeKind::Added, "/b") && has(ChangeKind::Added, "/b/empty/f"));
+    assert!(has(ChangeKind::Deleted, "/empty"), "{changes:?}");
 }

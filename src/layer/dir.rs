@@ -148,12 +148,35 @@ impl DirLayer {
                 && let Some(value) = xattr::get(&place, &name)?
             {
                 marks.add(&value);
+            } else if whiteout::REDIRECT_XATTRS.contains(&name.as_slice())
+                && let Some(value) = xattr::get(&place, &name)?
+            {
+                let damaged = || self.damaged(format!("redirect to {}", value.escape_ascii()));
+                marks.redirect = Some(whiteout::Redirect::parse(&value).ok_or_else(damaged)?);
             }
         }
         if self.form.has_oci_names && !marks.is_opaque {
             marks.is_opaque = has_child(dir, Name::new(whiteout::OCI_OPAQUE)?)? || self.is_beside_its_whiteout(dir)?;
         }
         Ok(marks)
+    }
+
+    fn damaged(&self, what: String) -> FsError {
+        FsError::Corrupt { layer: self.label.clone(), what }
+    }
+
+    /// A file whose content lies in a deeper layer (`metacopy`) must not be read as zeros. Only a file without data of
+    /// its own can be one.
+    fn check_has_content(&self, place: &Place, file: &OwnedFd) -> Result<(), FsError> {
+        let stat = rustix::fs::fstat(file)?;
+        if self.form.is_plain || stat.st_size == 0 || stat.st_blocks > 0 {
+            return Ok(());
+        }
+        if xattr::list(place)?.iter().any(|name| whiteout::METACOPY_XATTRS.contains(&name.as_slice())) {
+            let what = "a file holds metadata only (metacopy), its content lies in a deeper layer".to_owned();
+            return Err(self.damaged(what));
+        }
+        Ok(())
     }
 
     /// Does `.wh.NAME` stand beside the directory NAME? Then the layer deletes what is below and makes it anew.
@@ -318,6 +341,10 @@ impl Layer for DirLayer {
         Ok(self.marks(Self::dir(dir)?)?.is_opaque)
     }
 
+    fn dir_marks(&self, dir: &Entry) -> Result<DirMarks, FsError> {
+        self.marks(Self::dir(dir)?)
+    }
+
     fn list(
         &self,
         dir: &Entry,
@@ -346,7 +373,9 @@ impl Layer for DirLayer {
     fn open(&self, entry: &Entry) -> Result<Body, FsError> {
         let Entry::HostFile(dir, name) = entry else { return Err(FsError::Invalid) };
         // NONBLOCK: should the host have put a FIFO there, opening must not wait for its writer.
-        Ok(Body::File(dir.open_at(Name::new(name)?, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?))
+        let file = dir.open_at(Name::new(name)?, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        self.check_has_content(&Self::place(entry)?, &file)?;
+        Ok(Body::File(file))
     }
 
     fn read_link(&self, entry: &Entry) -> Result<Vec<u8>, FsError> {

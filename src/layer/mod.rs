@@ -121,6 +121,11 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Does `dir` hide everything below it in deeper layers?
     fn is_opaque(&self, dir: &Entry) -> Result<bool, FsError>;
 
+    /// All marks of `dir`: opaque, and where deeper layers hold it.
+    fn dir_marks(&self, dir: &Entry) -> Result<whiteout::DirMarks, FsError> {
+        Ok(whiteout::DirMarks { is_opaque: self.is_opaque(dir)?, ..whiteout::DirMarks::default() })
+    }
+
     /// Was `dir` only made because something lies in it (a tar may lack members for parents)? Then the attributes of
     /// the same directory in deeper layers count, not these.
     fn is_implicit(&self, dir: &Entry) -> Result<bool, FsError> {

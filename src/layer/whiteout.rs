@@ -8,7 +8,8 @@
 //!   opaque; other names that begin with `.wh..wh.` are AUFS's own and are never shown.
 //! - fuse-overlayfs: `user.fuseoverlayfs.opaque=y`.
 
-use crate::model::{Attr, Kind, Name};
+use crate::model::name::components;
+use crate::model::{Attr, Kind, Name, NameBuf};
 
 /// The prefix of whiteouts in OCI layers.
 pub const OCI_PREFIX: &[u8] = b".wh.";
@@ -48,13 +49,52 @@ pub const WHITEOUT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.ove
 pub const OVERRIDE_XATTR: &[u8] = b"user.containers.override_stat";
 
 /// How a directory is marked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirMarks {
     /// Nothing below counts.
     pub is_opaque: bool,
     /// Empty files in it may be whiteouts.
     pub has_xattr_whiteouts: bool,
+    /// Deeper layers hold it elsewhere: a path from their roots, or (without a slash) another name.
+    pub redirect: Option<Redirect>,
 }
+
+/// Where deeper layers hold a directory that was renamed (`overlay.redirect`, overlayfs.rst "Redirect").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// From the root of each layer.
+    Path(Vec<NameBuf>),
+    /// Under another name, where the directory itself would be.
+    Name(NameBuf),
+}
+
+impl Redirect {
+    /// Reads an attribute's value. `None` for one that climbs or holds no name.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match value.strip_prefix(b"/") {
+            Some(path) => {
+                let names = components(path).ok().filter(|names| !names.is_empty())?;
+                Some(Redirect::Path(names.into_iter().map(Name::to_buf).collect()))
+            }
+            None => Name::new(value).ok().map(|name| Redirect::Name(name.to_buf())),
+        }
+    }
+
+    /// The attribute's value of a path.
+    pub fn path_value(names: &[NameBuf]) -> Vec<u8> {
+        let mut value = Vec::new();
+        for name in names {
+            value.push(b'/');
+            value.extend_from_slice(name.as_name().bytes());
+        }
+        value
+    }
+}
+
+/// Attributes that say where deeper layers hold a directory.
+pub const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
+/// Attributes of a file whose content lies in a deeper layer.
+pub const METACOPY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
 
 impl DirMarks {
     /// Takes the value of one of [`OPAQUE_XATTRS`] into account.

@@ -80,7 +80,13 @@ impl Store {
         let root = std::path::absolute(root).reading("find", root)?;
         let store = Store { layout: Layout::new(root), access };
         match store.load_meta()? {
-            Some(meta) => store.check_meta(&meta)?,
+            Some(meta) => {
+                store.check_meta(&meta)?;
+                // Copies of stores may lack empty folders.
+                if access == Access::Write && !store.layout.locks().is_dir() {
+                    store.make_folders()?;
+                }
+            }
             None if access == Access::Read => store.check_foreign()?,
             None => store.create()?,
         }
@@ -218,9 +224,7 @@ impl Store {
         self.check_foreign()?;
         let root = self.root();
         make_dir_all(root)?;
-        for (folder, mode) in layout::FOLDERS {
-            make_dir(&root.join(folder), mode)?;
-        }
+        self.make_folders()?;
         let _lock = self.lock_record("store", "create", Wait::Block)?;
         if let Some(meta) = self.load_meta()? {
             return self.check_meta(&meta);
@@ -237,6 +241,12 @@ impl Store {
             incompatible: Vec::new(),
         };
         self.replace_record(root, layout::META, &meta)
+    }
+}
+
+impl Store {
+    fn make_folders(&self) -> Result<(), StoreError> {
+        layout::FOLDERS.iter().try_for_each(|(folder, mode)| make_dir(&self.root().join(folder), *mode))
     }
 }
 

@@ -12,6 +12,7 @@ use super::branch::Branch;
 use super::ids::Key;
 use super::node::{Lower, Node, State};
 use super::{NamesHeld, Tree};
+use crate::layer::whiteout::Redirect;
 use crate::layer::{Child, Entry, Found, Layer, ListedKind};
 use crate::model::sync::{read, write};
 use crate::model::{Attr, Cookie, FsError, Kind, Name, NameBuf};
@@ -244,14 +245,12 @@ pub(super) fn find(parent: &Node, name: Name<'_>) -> Result<Option<Sources>, FsE
             Child::Absent => {}
             Child::Whiteout => return Ok(None),
             Child::Found(found) => {
-                let is_opaque = found.attr.kind != Kind::Dir
-                    || upper.is_plain()
-                    || lowers.is_empty()
-                    || upper.reader().is_opaque(&found.entry)?;
+                let has_layers = found.attr.kind == Kind::Dir && !branch.lowers().is_empty();
+                let marks = if has_layers { Some(upper.reader().dir_marks(&found.entry)?) } else { None };
                 sources.upper = Some(in_upper(branch, found, Via::Name)?);
-                if is_opaque {
-                    return Ok(Some(sources));
-                }
+                let Some(marks) = marks.filter(|marks| !marks.is_opaque) else { return Ok(Some(sources)) };
+                find_below(branch, &lowers, name, marks.redirect, 0, &mut sources)?;
+                return Ok(Some(sources));
             }
         }
     }
@@ -294,6 +293,23 @@ fn sources_of(parent: &Node) -> (Option<Arc<Dir>>, Vec<Lower>) {
     (upper, state.lowers.clone())
 }
 
+/// Adds what the layers hold of a directory found above: at its name, or where it was before it was renamed. `first`:
+/// index of the topmost layer that is deeper than what was found.
+fn find_below(
+    branch: &Branch,
+    lowers: &[Lower],
+    name: Name<'_>,
+    redirect: Option<Redirect>,
+    first: usize,
+    sources: &mut Sources,
+) -> Result<(), FsError> {
+    match redirect {
+        None => find_in_layers(branch, lowers, name, sources),
+        Some(Redirect::Name(other)) => find_in_layers(branch, lowers, other.as_name(), sources),
+        Some(Redirect::Path(path)) => find_at_path(branch, first, path, sources),
+    }
+}
+
 /// Adds what the layers hold at `name`; a directory found above is in `sources` already.
 fn find_in_layers(branch: &Branch, lowers: &[Lower], name: Name<'_>, sources: &mut Sources) -> Result<(), FsError> {
     for (position, lower) in lowers.iter().enumerate() {
@@ -301,24 +317,75 @@ fn find_in_layers(branch: &Branch, lowers: &[Lower], name: Name<'_>, sources: &m
         match layer.child(&lower.entry, name)? {
             Child::Absent => {}
             Child::Whiteout => break,
-            Child::Found(found) => {
-                let has_above = sources.upper.is_some() || !sources.lowers.is_empty();
-                let is_dir = found.attr.kind == Kind::Dir;
-                if has_above && !is_dir {
-                    break;
+            Child::Found(found) => match add_lower(branch, lower.layer, found, sources)? {
+                Next::Stop => break,
+                Next::Go(None) => {}
+                Next::Go(redirect) => {
+                    let rest = lowers.get(position + 1..).unwrap_or_default();
+                    return find_below(branch, rest, name, redirect, lower.layer + 1, sources);
                 }
-                let is_last = !is_dir || position + 1 == lowers.len() || layer.is_opaque(&found.entry)?;
-                let group = branch.group(lower.layer, &found);
-                let entry = found.entry.clone();
-                let is_implicit = is_dir && layer.is_implicit(&entry)?;
-                sources.lowers.push((Lower { layer: lower.layer, entry, group, is_implicit }, found));
-                if is_last {
-                    break;
-                }
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Adds what the layers from index `first` on hold at a path from their roots.
+fn find_at_path(branch: &Branch, first: usize, mut path: Vec<NameBuf>, sources: &mut Sources) -> Result<(), FsError> {
+    'layers: for (index, layer) in branch.lowers().iter().enumerate().skip(first) {
+        let mut found = layer.root()?;
+        let mut is_last = false;
+        for name in &path {
+            if found.attr.kind != Kind::Dir {
+                break 'layers;
+            }
+            is_last |= layer.is_opaque(&found.entry)?;
+            found = match layer.child(&found.entry, name.as_name())? {
+                Child::Absent if is_last => break 'layers,
+                Child::Absent => continue 'layers,
+                Child::Whiteout => break 'layers,
+                Child::Found(found) => found,
+            };
+        }
+        match add_lower(branch, index, found, sources)? {
+            Next::Go(_) if is_last => break,
+            Next::Stop => break,
+            Next::Go(None) => {}
+            Next::Go(Some(Redirect::Path(other))) => path = other,
+            Next::Go(Some(Redirect::Name(other))) => {
+                path.pop();
+                path.push(other);
             }
         }
     }
     Ok(())
+}
+
+/// How resolution goes on below a source.
+enum Next {
+    /// Nothing deeper counts.
+    Stop,
+    /// On, where the redirect says.
+    Go(Option<Redirect>),
+}
+
+fn add_lower(branch: &Branch, index: usize, found: Found, sources: &mut Sources) -> Result<Next, FsError> {
+    let has_above = sources.upper.is_some() || !sources.lowers.is_empty();
+    let is_dir = found.attr.kind == Kind::Dir;
+    if has_above && !is_dir {
+        return Ok(Next::Stop);
+    }
+    let layer = branch.lowers().get(index).ok_or(FsError::Stale)?;
+    let is_bottom = index + 1 == branch.lowers().len();
+    let marks = if is_dir && !is_bottom { Some(layer.dir_marks(&found.entry)?) } else { None };
+    let group = branch.group(index, &found);
+    let entry = found.entry.clone();
+    let is_implicit = is_dir && layer.is_implicit(&entry)?;
+    sources.lowers.push((Lower { layer: index, entry, group, is_implicit }, found));
+    Ok(match marks {
+        Some(marks) if !marks.is_opaque => Next::Go(marks.redirect),
+        _ => Next::Stop,
+    })
 }
 
 /// Do the layers that take part in `parent` show anything at `name`?
@@ -355,4 +422,38 @@ pub fn names_below(parent: &Node, name: Name<'_>) -> Result<Vec<NameBuf>, FsErro
         })?;
     }
     Ok(names.into_iter().filter(|(_, what)| *what != ListedKind::Whiteout).map(|(name, _)| name).collect())
+}
+
+/// The path at which layers hold what stands at `name` in the directory `parent`, when that is not redirected itself.
+pub fn path_in_layers(parent: &Arc<Node>, name: Name<'_>) -> Result<Vec<NameBuf>, FsError> {
+    let mut path = vec![name.to_buf()];
+    let mut here = Arc::clone(parent);
+    loop {
+        let link = super::copy_up::newest_link(&here);
+        match redirect_of(&here)? {
+            Some(Redirect::Path(base)) => {
+                path.extend(base.into_iter().rev());
+                break;
+            }
+            Some(Redirect::Name(other)) => path.push(other),
+            None => match &link {
+                Some((_, name)) => path.push(name.clone()),
+                None => break,
+            },
+        }
+        match link {
+            Some((parent, _)) => here = parent,
+            None => break,
+        }
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// The redirect of a directory of the upper.
+pub fn redirect_of(node: &Node) -> Result<Option<Redirect>, FsError> {
+    match (Tree::upper_dir(node), node.branch().upper()) {
+        (Some(dir), Some(upper)) => Ok(upper.reader().marks(&dir)?.redirect),
+        _ => Ok(None),
+    }
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | char 0:0, or an empty file with `overlay.whiteout` | a name | deleted |
 //! | `overlay.opaque` = `y` / `x` | a directory | nothing below counts / holds whiteouts by attribute |
+//! | `overlay.redirect` | a renamed directory | the path at which layers hold it |
 //! | `overlay.mlfs.ino` (8 bytes, little endian) | anything copied up | the inode number it was born with |
 //! | `overlay.mlfs.links` (28 bytes, `links.rs`) | a copied-up file of a hard-link group | the group, and links shown minus links of the host |
 
@@ -15,9 +16,13 @@ use rustix::fs::{FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 
 use super::{MarkSpace, Upper};
-use crate::model::{FsError, Name};
+use crate::layer::whiteout::Redirect;
+use crate::model::{FsError, Name, NameBuf};
 use crate::sys::xattr::SetMode;
 use crate::sys::{Dir, Place, xattr};
+
+/// The longest path kept as a redirect, in bytes: attributes of one file share a block on ext4.
+const REDIRECT_MAX: usize = 2048;
 
 impl Upper {
     pub(super) fn mark_name(&self, mark: &str) -> Result<Vec<u8>, FsError> {
@@ -31,6 +36,15 @@ impl Upper {
     /// Makes `dir` opaque: nothing in deeper layers counts from the moment this returns.
     pub(crate) fn set_opaque(&self, dir: &Place) -> Result<(), FsError> {
         xattr::set(dir, &self.mark_name("opaque")?, b"y", SetMode::Any)
+    }
+
+    /// Keeps where layers hold a directory that is about to be renamed. `NameTooLong` for a path that no attribute holds.
+    pub(crate) fn set_redirect(&self, dir: &Place, path: &[NameBuf]) -> Result<(), FsError> {
+        let value = Redirect::path_value(path);
+        if value.len() > REDIRECT_MAX {
+            return Err(FsError::NameTooLong);
+        }
+        xattr::set(dir, &self.mark_name("redirect")?, &value, SetMode::Any)
     }
 
     /// Keeps the inode number something was born with. The user form has no place for it on links and special files.

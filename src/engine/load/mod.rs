@@ -32,8 +32,8 @@ pub mod pool;
 use layer::{Failure, LayerSource, Shared, StagedLayer, stage_layer};
 use pool::with_pool;
 
-/// The most layers that are loaded side by side.
-const LAYERS_AT_ONCE: usize = 4;
+/// The most layers that are loaded side by side: each has four threads of its own, and a zstd window of up to 128 MiB.
+const LAYERS_AT_ONCE: usize = 2;
 /// The most threads that write objects.
 const WRITERS: usize = 8;
 

@@ -38,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            max_entries: 2_000_000,
+            max_entries: 1_000_000,
             max_depth: 1024,
             max_name: 255,
             max_xattr_bytes: 128 << 10,

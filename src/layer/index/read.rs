@@ -73,6 +73,9 @@ pub enum Slot {
     Record(u32),
 }
 
+/// One entry of a listing.
+pub type Line<'a> = Result<(Name<'a>, Cookie, Slot), IndexError>;
+
 /// Where the content of a regular file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
@@ -155,11 +158,7 @@ impl Index {
     }
 
     /// The entries of `dir` after a cookie, in the order of listings.
-    pub fn list(
-        &self,
-        dir: &Record,
-        after: Cookie,
-    ) -> Result<impl Iterator<Item = Result<(Name<'_>, Cookie, Slot), IndexError>>, IndexError> {
+    pub fn list(&self, dir: &Record, after: Cookie) -> Result<impl Iterator<Item = Line<'_>>, IndexError> {
         let entries = self.entries_of(dir)?;
         let from = entries.partition_point(|e| e.hash.get() < after.hash().0);
         let mut last = None;

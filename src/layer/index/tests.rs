@@ -83,7 +83,7 @@ fn layer(tar: &[u8]) -> ImageLayer {
 }
 
 fn refusal(tar: &[u8]) -> String {
-    layer_with(tar, Limits::default()).err().expect("must be refused").to_string()
+    layer_with(tar, Limits::default()).expect_err("must be refused").to_string()
 }
 
 /// Writes tars, also impossible ones.
@@ -466,7 +466,7 @@ fn every_limit_refuses_and_names_its_flag() {
     ];
     for (flag, refused, allowed, built) in cases {
         let bytes = built.end();
-        let text = layer_with(&bytes, refused).err().expect(flag).to_string();
+        let text = layer_with(&bytes, refused).expect_err(flag).to_string();
         assert!(text.contains(flag), "{text}");
         assert!(layer_with(&bytes, allowed).is_ok(), "{flag}");
     }
