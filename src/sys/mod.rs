@@ -13,7 +13,7 @@ pub mod data;
 pub mod dir;
 pub mod map;
 pub mod mount;
-mod namespace;
+pub mod namespace;
 pub mod node;
 pub mod proc;
 pub mod signal;
