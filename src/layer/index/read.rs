@@ -76,6 +76,9 @@ pub enum Slot {
 /// One entry of a listing.
 pub type Line<'a> = Result<(Name<'a>, Cookie, Slot), IndexError>;
 
+/// An extended attribute: name and value.
+pub type Xattr<'a> = (&'a [u8], &'a [u8]);
+
 /// Where the content of a regular file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
@@ -202,7 +205,7 @@ impl Index {
     }
 
     /// The extended attributes of a record: names and values, sorted by name.
-    pub fn xattrs(&self, record: &Record) -> Result<Vec<(&[u8], &[u8])>, IndexError> {
+    pub fn xattrs(&self, record: &Record) -> Result<Vec<Xattr<'_>>, IndexError> {
         let len = u64::from(record.xattrs_len.get());
         let mut block = self.slice(&self.header.heap, record.xattrs_at.get(), len, "attributes")?;
         let mut xattrs = Vec::new();
