@@ -24,6 +24,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether an unmount was refused because somebody uses the mount.
+    pub fn is_busy(&self) -> bool {
+        self.code == 1 && (self.stderr.contains("busy") || self.stderr.contains("is in use"))
+    }
+
     /// Panics unless the command succeeded; hands out its standard output without the last line end.
     #[track_caller]
     pub fn ok(self) -> String {

@@ -123,7 +123,7 @@ fn seen_by(mut tree: Tree, who: Identity, own: u32) -> Tree {
         let is_unmapped = who == Identity::Namespace && (node.uid != 0 || node.gid != 0);
         let bits = match who {
             Identity::Namespace if !is_unmapped => 0o7,
-            Identity::User if node.uid == own => node.mode >> 6,
+            Identity::User | Identity::Namespace if node.uid == own => node.mode >> 6,
             _ => node.mode,
         };
         match &mut node.body {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cli::{Mlfs, Outcome, bare, run};
 use crate::identity::{Identity, fuse_reason, has_program, identity};
 use crate::image::{image_layers, write_oci};
-use crate::layers::{Convention, LayerSpec};
+use crate::layers::{BASE_TIME, Convention, LayerSpec, What};
 use crate::sandbox::{Sandbox, unmount};
 
 /// A filesystem that merges layers under an upper.
@@ -84,7 +84,7 @@ impl Mount {
         let mut lowers = Vec::new();
         if driver == Driver::MlfsImage {
             let image = sandbox.path("image");
-            write_oci(&image, &image_layers(layers), "test");
+            write_oci(&image, &image_layers(&with_own_root(layers)), "test");
             Mlfs::new(sandbox).ok(["image", "load", "-q", &format!("oci:{}:test", image.display()), "test"]);
         } else {
             for (position, layer) in layers.iter().enumerate() {
@@ -163,7 +163,7 @@ impl Mount {
         match self.driver {
             Driver::MlfsMount | Driver::MlfsImage => {
                 patiently(|| match Mlfs::new(sandbox).run(["umount", "box"]) {
-                    outcome if outcome.code == 1 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+                    outcome if outcome.is_busy() => Err(outcome.stderr),
                     outcome => Ok(outcome),
                 })
                 .unwrap_or_else(|error| panic!("umount: {error}"))
@@ -181,20 +181,33 @@ impl Mount {
     }
 }
 
-/// The folders of a store that hold images: all but those of containers, volumes and locks.
+/// Layers of an image whose root directory belongs to whoever runs the suite, as a directory as a layer does.
+pub fn with_own_root(layers: &[LayerSpec]) -> Vec<LayerSpec> {
+    let mut layers = layers.to_vec();
+    if let Some(bottom) = layers.first_mut() {
+        let mut root = LayerSpec::new();
+        root.raw(".", What::Dir).mtime(BASE_TIME, 0);
+        bottom.items.splice(0..0, root.items);
+    }
+    layers
+}
+
+/// The folders of a store that hold images: all but those of containers and volumes, locks and what is on its way.
 pub fn untouchable_of_store(store: &Path) -> Vec<PathBuf> {
     let is_state = |name: &std::ffi::OsStr| STATE.iter().any(|state| name == *state);
     let entries = std::fs::read_dir(store).expect("store").flatten();
     entries.filter(|entry| !is_state(&entry.file_name()) && entry.path().is_dir()).map(|entry| entry.path()).collect()
 }
 
-const STATE: [&str; 4] = ["containers", "volumes", "locks", "tmp"];
+const STATE: [&str; 5] = ["containers", "volumes", "locks", "staging", "trash"];
 
 /// Tries an unmount for a while: another test's child holds copies of our descriptors between its fork and its exec.
 pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     for _ in 0..60 {
         match attempt() {
-            Err(error) if error.contains("busy") => std::thread::sleep(Duration::from_millis(30)),
+            Err(error) if error.contains("busy") || error.contains("is in use") => {
+                std::thread::sleep(Duration::from_millis(30))
+            }
             other => return other,
         }
     }

@@ -78,7 +78,9 @@ impl Sandbox {
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let is_ours = line.windows(needle.len()).any(|window| window == needle);
+            // Sandbox 1 is not sandbox 10.
+            let ends = |at: usize| line.get(at).is_none_or(|byte| !byte.is_ascii_digit());
+            let is_ours = line.windows(needle.len()).enumerate().any(|(at, w)| w == needle && ends(at + needle.len()));
             if is_ours && pid != std::process::id() {
                 found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::cli::{Mlfs, Outcome};
-use crate::driver::{patiently, untouchable_of_store};
+use crate::driver::{patiently, untouchable_of_store, with_own_root};
 use crate::identity::{Identity, fuse_reason, identity};
 use crate::image::{image_layers, write_oci};
 use crate::layers::{Convention, LayerSpec};
@@ -60,7 +60,7 @@ impl World {
     /// Loads an image of declared layers (bottom first) into the store under a name.
     pub fn load(&self, name: &str, layers: &[LayerSpec]) {
         let dir = self.sandbox.path(format!("image-{}", name.replace(['/', ':'], "-")));
-        write_oci(&dir, &image_layers(layers), "latest");
+        write_oci(&dir, &image_layers(&with_own_root(layers)), "latest");
         self.mlfs().ok(["image", "load", "-q", &format!("oci:{}", dir.display()), name]);
         self.guard_store();
     }
@@ -116,7 +116,7 @@ impl World {
     /// Runs a command again for a while as long as it says that something is busy.
     pub fn retry_busy(&self, args: &[&str]) -> Outcome {
         let attempt = || match self.mlfs().run(args) {
-            outcome if outcome.code == 1 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+            outcome if outcome.is_busy() => Err(outcome.stderr),
             outcome => Ok(outcome),
         };
         patiently(attempt).unwrap_or_else(|error| panic!("{args:?}: {error}"))
@@ -152,6 +152,18 @@ impl World {
         assert_eq!(found.len(), 1, "one process serves {name}: {all:?}");
         rustix::process::Pid::from_raw(i32::try_from(found[0].0).expect("pid")).expect("pid")
     }
+}
+
+/// Kills a process with a signal and waits until nothing of it is left, its locks included.
+pub fn kill(pid: rustix::process::Pid) {
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+    // A dying process has no command line any more while its threads still hold files.
+    let dir = format!("/proc/{}", pid.as_raw_nonzero());
+    eventually("a killed process is gone", || {
+        let state = std::fs::read_to_string(format!("{dir}/stat")).unwrap_or_default();
+        let threads = std::fs::read_dir(format!("{dir}/task")).map_or(0, Iterator::count);
+        !Path::new(&dir).exists() || (threads <= 1 && state.contains(") Z "))
+    });
 }
 
 /// The text of a file.

@@ -71,7 +71,7 @@ fn execute(document: &str, text: &str) {
                 let settings: Vec<_> = settings.get_envs().filter(|(key, _)| *key != "PATH").collect();
                 shell.envs(settings.iter().filter_map(|(key, value)| Some((key, (*value)?))));
                 match run(&w.sandbox, &mut shell) {
-                    outcome if outcome.code == 1 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+                    outcome if outcome.is_busy() => Err(outcome.stderr),
                     outcome => Ok(outcome),
                 }
             };

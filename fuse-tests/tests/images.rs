@@ -74,7 +74,7 @@ fn every_archive() {
 
         w.mlfs().ok(["image", "load", "-q", &format!("oci-archive:{}:v1", archive.display()), "a"]);
         w.mlfs().ok(["image", "load", "-q", &format!("docker-archive:{}", docker.display()), "b"]);
-        w.mlfs().ok(["image", "load", "-q", &format!("docker-archive:{}:example/app:2.0", docker.display()), "c"]);
+        w.mlfs().ok(["image", "load", "-q", &format!("docker-archive:{}:2.0", docker.display()), "c"]);
         w.mlfs().run_with_input(["image", "load", "-q", "docker-archive:-", "d"], &docker).ok();
         w.mlfs().run_with_input(["image", "load", "-q", "oci-archive:-", "e"], &archive).ok();
         for name in ["a", "b", "c", "d", "e"] {

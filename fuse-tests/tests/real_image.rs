@@ -82,7 +82,7 @@ fn programs_of_the_image_run() {
             numpy.save('/ckpt/weights.npy', numpy.arange(1000).reshape(10, 100) * 2)\n\
             assert numpy.load('/ckpt/weights.npy')[9][99] == 1998\n\
             open('/etc/hostname', 'a').write('changed')\n\
-            os.rename('/usr/share/python3', '/usr/share/python3-moved') if os.path.isdir('/usr/share/python3') else None\n";
+            __import__('shutil').move('/usr/share/perl5', '/usr/share/perl5-moved')\n";
         write(root.join("tmp/job.py"), script);
         let mut command = Command::new("chroot");
         run(&w.sandbox, command.arg(&root).args(["/usr/bin/python3", "/tmp/job.py"])).ok();

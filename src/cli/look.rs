@@ -167,7 +167,8 @@ pub struct LayersArgs {
 /// Runs `mlfs layers`.
 pub fn layers(context: &Context, args: &LayersArgs) -> Result<()> {
     let store = context.store(Access::Read)?;
-    let infos = look::layers(&store, &look::find(&store, &args.target)?)?;
+    let layers = look::layers(&store, &look::find(&store, &args.target)?)?;
+    let infos = &layers.infos;
     let opened: Vec<_> = infos.iter().map(|info| std::sync::Arc::clone(&info.layer)).collect();
     let sums = layer_sums::sum(&opened).or_fail(|| "cannot read the layers")?;
     let rows = infos.iter().zip(sums).enumerate().map(|(index, (info, sums))| {

@@ -137,8 +137,8 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     let (origin, mountpoint) = args.origin()?;
     let request = MountRequest { origin, mountpoint, settings: flags.over(context.settings.clone()) };
     if args.dry_run {
-        let (_, record) = mount::plan(|| context.store(Access::Write), &request)?;
-        return output::print_lines(mount::describe(&record).into_iter().map(String::into_bytes));
+        let plan = mount::plan(|| context.store(Access::Write), &request)?;
+        return output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes));
     }
     lifecycle::mount(|| context.store(Access::Write), &request, &mut |usable| tell(context, usable))
 }

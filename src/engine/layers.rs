@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The layers of a container: found in the store or on the host, opened once by descriptor.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
 use crate::layer::index::Limits;
 use crate::model::Digest;
+use crate::oci::reference::Source;
 use crate::store::Store;
 use crate::store::container::{ContainerRecord, LayerRecord};
 
@@ -22,32 +24,27 @@ pub struct ResolvedImage {
     pub diff_ids: Vec<Digest>,
 }
 
-/// Finds an image of the store by name or digest.
+/// Finds an image of the store by name or digest; one that lies elsewhere (`oci:DIR`, ...) is loaded first.
 pub fn resolve_image(store: &Store, name: &str) -> Result<ResolvedImage> {
-    let image = image::open_image(store, name)?;
+    let image = match parse_source(name)? {
+        Source::Store(_) => image::open_image(store, name)?,
+        source => {
+            let loaded = load::load_image(store, &source, None, &Limits::default(), &load::Silent)?;
+            image::open_manifest(store, &loaded.manifest, name.to_owned())?
+        }
+    };
     let diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
     Ok(ResolvedImage { manifest: image.manifest, diff_ids })
+}
+
+/// Where an image is to be found. A text that is no image's name may still be the beginning of a digest.
+pub fn parse_source(text: &str) -> Result<Source> {
+    Source::parse(OsStr::new(text)).map_err(|e| EngineError::failed(e.to_string()))
 }
 
 /// Loads a layer archive into the store; the digest of its uncompressed tar.
 pub fn load_archive(store: &Store, path: &Path) -> Result<Digest> {
     load::load_layer_tar(store, path, &Limits::default(), &load::Silent)
-}
-
-/// Are the stored layers of a container still there? Call it while holding the store for use.
-pub fn check_present(store: &Store, record: &ContainerRecord) -> Result<()> {
-    if let Some(manifest) = &record.image {
-        store.load_manifest(manifest).or_fail(|| "the image was removed meanwhile")?;
-    }
-    for layer in &record.layers {
-        if let LayerRecord::Stored(digest) = layer
-            && !store.layout().index(digest).exists()
-            && record.image.is_none()
-        {
-            return Err(EngineError::failed(format!("the layer {digest} was removed meanwhile")));
-        }
-    }
-    Ok(())
 }
 
 /// Opens the layers of a container, bottom first.

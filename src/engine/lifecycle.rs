@@ -5,10 +5,14 @@
 //! so nobody may hold it while waiting for a daemon to end. A record says `incomplete` until all is there.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::PidfdFlags;
 
 use crate::fs::Fs;
 use crate::fuse::{self, FuseMount, MountOptions};
@@ -20,7 +24,7 @@ use crate::sys::proc::{self, DaemonEnd, Fork};
 use super::assemble::{self, Made};
 use super::control::{self, Answer, ControlSocket, Request};
 use super::daemon::{self, Duty, Outcome, Served};
-use super::mount::{self, MountRequest};
+use super::mount::{self, MountRequest, Plan};
 use super::{EngineError, OrFail, Result, host, log_sink};
 
 /// What a container is doing.
@@ -83,12 +87,16 @@ pub fn mount(
     request: &MountRequest,
     tell: &mut dyn FnMut(&Usable) -> Result<()>,
 ) -> Result<()> {
-    let (store, record) = mount::plan(open_store, request)?;
+    let Plan { store, record, in_use } = mount::plan(open_store, request)?;
     if let Err(error) = store.clear_incomplete_containers() {
         log::debug!("what a crash left cannot be cleared: {error}");
     }
     let lock = lock_container(&store, &record)?;
-    mount::register(&store, &record)?;
+    if let Err(error) = mount::register(&store, &record) {
+        lock.remove().or_fail(|| "cannot unlock")?;
+        return Err(error);
+    }
+    drop(in_use);
     let mut made = Made::default();
     let front = if request.settings.foreground == Some(true) { Front::Foreground } else { Front::Daemon };
     let mountpoint = request_mountpoint(&record)?;
@@ -385,7 +393,7 @@ enum Discard {
 fn finish(store: &Store, id: &str, discard: Discard) -> Result<()> {
     let lock = store.lock_container(id, Wait::Block).or_fail(|| "cannot lock the container")?;
     let Some(mut record) = store.load_container(id).or_fail(|| "cannot read the container's record")? else {
-        return Ok(());
+        return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
     record.mounted = None;
     record.finished = Some(timestamp::now());
@@ -514,6 +522,7 @@ fn unmount_stranger(name: &str, how: How) -> Result<()> {
 fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()> {
     // Opened first: with --rm the file is gone when the daemon ends, but its lock can still be waited for.
     let live = open_live(store, record)?;
+    let process = open_process(record);
     let request = if how == How::Lazy { Request::Detach } else { Request::Unmount };
     match ask(record, &request) {
         Ok(Answer::Done) => {}
@@ -529,7 +538,28 @@ fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()>
         }
     }
     let patience = if how == How::Lazy { Some(Duration::from_secs(1)) } else { None };
-    wait_for_end(&live, patience)
+    wait_for_end(&live, patience)?;
+    wait_for_process(process.as_ref());
+    Ok(())
+}
+
+/// The daemon's process, if it is one that we can see and that runs our program.
+fn open_process(record: &ContainerRecord) -> Option<OwnedFd> {
+    let pid = i32::try_from(record.mounted.as_ref()?.pid).ok()?;
+    let process = rustix::process::pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Looked at after opening: it is this process then, and not a later one with its number.
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let own = fs::read_to_string("/proc/self/comm").ok()?;
+    (command == own).then_some(process)
+}
+
+/// Waits until the process has ended: the liveness lock is free a moment before.
+fn wait_for_process(process: Option<&OwnedFd>) {
+    let Some(process) = process else { return };
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    if let Err(error) = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })) {
+        log::debug!("cannot wait for the daemon's process: {error}");
+    }
 }
 
 fn open_live(store: &Store, record: &ContainerRecord) -> Result<Option<File>> {
@@ -586,9 +616,13 @@ fn wait_for_end(live: &Option<File>, patience: Option<Duration>) -> Result<()> {
 /// The error of a busy mount, with the processes that use it.
 fn busy(record: &ContainerRecord) -> EngineError {
     let users = record.mounted.as_ref().map(super::users::find).unwrap_or_default();
-    let who = if users.is_empty() { String::new() } else { format!(": in use by {}", users.join(", ")) };
-    EngineError::failed(format!("{} is busy{who}", record.name))
-        .advise(format!("end them, or detach it with `mlfs umount -l {}`", record.name))
+    let lazily = format!("detach it with `mlfs umount -l {}`", record.name);
+    if users.is_empty() {
+        return EngineError::failed(format!("{} is busy", record.name))
+            .advise(format!("close what is open in it, or {lazily}"));
+    }
+    EngineError::failed(format!("{} is busy: in use by {}", record.name, users.join(", ")))
+        .advise(format!("end them, or {lazily}"))
 }
 
 /// How `rm` goes about it.
@@ -609,6 +643,7 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
                 .advise(format!("unmount it first with `mlfs umount {}`, or use rm -f", record.name)));
         }
         let live = open_live(store, &record)?;
+        let process = open_process(&record);
         match ask(&record, &Request::Kill) {
             Ok(Answer::Done) => {}
             Ok(other) => return Err(EngineError::failed(format!("cannot unmount {}: {other:?}", record.name))),
@@ -618,11 +653,12 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
             }
         }
         wait_for_end(&live, None)?;
+        wait_for_process(process.as_ref());
     }
     let lock = lock_container(store, &record)?;
     // `--rm` may have been quicker.
     let Some(mut record) = store.load_container(&record.id).or_fail(|| "cannot read the container's record")? else {
-        return Ok(());
+        return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
     if state(store, &record)? == State::Mounted {
         return Err(EngineError::failed(format!("{} has been mounted again", record.name)));

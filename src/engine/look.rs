@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looking inside images and containers without mounting them: the same [`Fs`], opened so that nothing is written.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::fs::{Change, Follow, Fs, FsSpec, MountAt};
 use crate::layer::Layer;
+use crate::layer::index::Limits;
 use crate::model::ids::IdMap;
 use crate::model::{FsError, Kind};
-use crate::store::Store;
+use crate::oci::reference::Source;
 use crate::store::container::{ContainerRecord, MountSource};
+use crate::store::{Access, StagingDir, Store};
 use crate::tree::{Base, BranchSpec};
 use crate::upper::UpperSpec;
 
 use super::assemble::{self, OpenAs, open_path};
 use super::layers::{self, LayerInfo};
-use super::{EngineError, OrFail, Result, lifecycle, mount};
+use super::{EngineError, OrFail, Result, lifecycle, load, mount};
 
 /// What a command looks into.
 #[derive(Debug)]
@@ -24,21 +27,12 @@ pub enum Target {
     Container(Box<ContainerRecord>),
     /// An image of the store.
     Image(String),
-    /// A directory with a root filesystem (`rootfs:DIR`, `dir:DIR`).
-    Directory(String),
+    /// An image that lies elsewhere, or a directory with a root filesystem.
+    Source(Source),
 }
 
-/// Finds a target: a container by name, a mountpoint, a directory, else an image.
+/// Finds a target: a container by name, a mountpoint, a source, else an image.
 pub fn find(store: &Store, text: &str) -> Result<Target> {
-    if let Some(dir) = text.strip_prefix("rootfs:").or_else(|| text.strip_prefix("dir:")) {
-        return Ok(Target::Directory(dir.to_owned()));
-    }
-    for scheme in ["oci:", "oci-archive:", "docker-archive:"] {
-        if text.starts_with(scheme) {
-            return Err(EngineError::failed(format!("{text} can be looked into when it is loaded"))
-                .advise(format!("load it with `mlfs image load {text} NAME`")));
-        }
-    }
     match store.find_container(text) {
         Ok(record) => return Ok(Target::Container(Box::new(record))),
         Err(e) if e.is_not_found() => {}
@@ -48,7 +42,13 @@ pub fn find(store: &Store, text: &str) -> Result<Target> {
     if is_path && let Some(record) = lifecycle::find_by_mountpoint(store, Path::new(text))? {
         return Ok(Target::Container(Box::new(record)));
     }
-    Ok(Target::Image(text.to_owned()))
+    match Source::parse(OsStr::new(text)) {
+        Ok(Source::Store(_)) => Ok(Target::Image(text.to_owned())),
+        Ok(source) => Ok(Target::Source(source)),
+        // Perhaps a path below a mountpoint, or a name that no image can have.
+        Err(_) => Err(EngineError::failed(format!("no image, container or mountpoint {text}"))
+            .advise("`mlfs image ls` and `mlfs ps -a` list them")),
+    }
 }
 
 /// A target, opened for looking.
@@ -60,6 +60,8 @@ pub struct View {
     pub layers: Vec<LayerInfo>,
     /// Where the tmpfs of a container are: what is in them nobody but the mount knows.
     pub tmpfs: Vec<String>,
+    /// A store for the time of looking, which goes with the view.
+    _lent: Option<StagingDir>,
 }
 
 /// Which part of a target is opened.
@@ -73,21 +75,42 @@ pub enum Part<'a> {
     Layer(&'a str),
 }
 
-/// The layers of a target, bottom first.
-pub fn layers(store: &Store, target: &Target) -> Result<Vec<LayerInfo>> {
+/// The layers of a target.
+#[derive(Debug)]
+pub struct Layers {
+    /// Bottom first.
+    pub infos: Vec<LayerInfo>,
+    /// A store for the time of looking, which goes with them.
+    lent: Option<StagingDir>,
+}
+
+/// The layers of a target. An image that lies elsewhere is loaded into a store inside the staging of this one: its
+/// digests are verified, and nothing of it stays.
+pub fn layers(store: &Store, target: &Target) -> Result<Layers> {
+    let in_store = |infos| Layers { infos, lent: None };
     match target {
-        Target::Container(record) => layers::describe(store, record),
-        Target::Image(name) => layers::describe_image(store, name),
-        Target::Directory(dir) => Ok(vec![LayerInfo::of(layers::open_dir(Path::new(dir))?)]),
+        Target::Container(record) => layers::describe(store, record).map(in_store),
+        Target::Image(name) => layers::describe_image(store, name).map(in_store),
+        Target::Source(Source::Rootfs(dir)) => Ok(in_store(vec![LayerInfo::of(layers::open_dir(dir)?)])),
+        Target::Source(source) => {
+            let writable =
+                Store::open(store.root(), Access::Write).or_fail(|| "an image can be looked into in a store only")?;
+            let staging = writable.stage("look").or_fail(|| "cannot look into the image")?;
+            let lent =
+                Store::open(&staging.path().join("store"), Access::Write).or_fail(|| "cannot look into the image")?;
+            let loaded = load::load_image(&lent, source, None, &Limits::default(), &load::Silent)?;
+            let infos = layers::describe_image(&lent, &loaded.manifest.to_string())?;
+            Ok(Layers { infos, lent: Some(staging) })
+        }
     }
 }
 
 /// Opens a target.
 pub fn open(store: &Store, target: &Target, part: Part<'_>) -> Result<View> {
-    let infos = layers(store, target)?;
+    let Layers { infos, lent } = layers(store, target)?;
     let record = match target {
         Target::Container(record) => Some(&**record),
-        Target::Image(_) | Target::Directory(_) => None,
+        Target::Image(_) | Target::Source(_) => None,
     };
     if let Part::Layer(wanted) = part {
         let info = find_layer(&infos, wanted)?;
@@ -98,14 +121,14 @@ pub fn open(store: &Store, target: &Target, part: Part<'_>) -> Result<View> {
             gids: IdMap::Identity,
         };
         let fs = Fs::new(spec).or_fail(|| "cannot open the layer")?;
-        return Ok(View { fs, layers: infos, tmpfs: Vec::new() });
+        return Ok(View { fs, layers: infos, tmpfs: Vec::new(), _lent: lent });
     }
     let top_first: Vec<Arc<dyn Layer>> = infos.iter().rev().map(|info| Arc::clone(&info.layer)).collect();
     let Some(record) = record else {
         let root = lowers_only(top_first);
         let spec = FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity };
         let fs = Fs::new(spec).or_fail(|| "cannot put the layers together")?;
-        return Ok(View { fs, layers: infos, tmpfs: Vec::new() });
+        return Ok(View { fs, layers: infos, tmpfs: Vec::new(), _lent: lent });
     };
     let mut mounts: Vec<usize> = Vec::new();
     let mut tmpfs = Vec::new();
@@ -127,7 +150,7 @@ pub fn open(store: &Store, target: &Target, part: Part<'_>) -> Result<View> {
             fs = build(store, record, &top_first, &mounts)?;
         }
     }
-    Ok(View { fs, layers: infos, tmpfs })
+    Ok(View { fs, layers: infos, tmpfs, _lent: lent })
 }
 
 fn lowers_only(lowers: Vec<Arc<dyn Layer>>) -> BranchSpec {

@@ -9,13 +9,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::ids::IdMap;
+use crate::oci::reference::Source;
 use crate::store::container::{ContainerRecord, LayerRecord, MountRecord, MountSource, OwnershipForm, UPPER, new_id};
 use crate::store::volume::VolumeRecord;
-use crate::store::{Mode, Store, Wait, timestamp};
+use crate::store::{Lock, Mode, Store, Wait, timestamp};
 use crate::sys::mount;
 
 use super::settings::{STOP_TIMEOUT, Settings};
-use super::spec::{self, CreateSource, MountSpec, Source, TmpfsSize};
+use super::spec::{self, CreateSource, MountSpec, TmpfsSize};
 use super::{EngineError, OrFail, Result, host, layers, names, volumes};
 
 /// What is to be mounted.
@@ -38,10 +39,21 @@ pub struct MountRequest {
     pub settings: Settings,
 }
 
-/// Makes the record of a new container, and the place of its mount.
+/// A planned mount.
+#[derive(Debug)]
+pub struct Plan {
+    /// The store.
+    pub store: Store,
+    /// The record of the container to be.
+    pub record: ContainerRecord,
+    /// Holds the store for use: what the record refers to stays until it is written.
+    pub in_use: Lock,
+}
+
+/// Makes the record of a new container.
 ///
 /// Errors of class `Usage` come first: they need neither store nor host.
-pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) -> Result<(Store, ContainerRecord)> {
+pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) -> Result<Plan> {
     let settings = &request.settings;
     if let Some(name) = &settings.name
         && !spec::is_valid_name(name)
@@ -57,10 +69,16 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     let upper = settings.upper.as_deref().map(check_upper).transpose()?;
     let mounts = specs.into_iter().map(resolve_mount).collect::<Result<Vec<_>>>()?;
-    if let Origin::Layers(paths) = &request.origin {
-        check_layers(paths, upper.as_deref(), &mountpoint)?;
+    match &request.origin {
+        Origin::Layers(paths) => check_layers(paths, upper.as_deref(), &mountpoint)?,
+        Origin::Image(name) => {
+            if let Source::Rootfs(dir) = layers::parse_source(name)? {
+                check_layers(&[dir], upper.as_deref(), &mountpoint)?;
+            }
+        }
     }
     let store = open_store()?;
+    let in_use = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot use the store")?;
     check_outside(("mountpoint", &mountpoint), ("store", store.root()))?;
     if let Some(upper) = &upper {
         check_upper_is_free(&store, upper)?;
@@ -98,7 +116,7 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
         mounted: None,
         finished: None,
     };
-    Ok((store, record))
+    Ok(Plan { store, record, in_use })
 }
 
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
@@ -106,6 +124,9 @@ type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>)
 fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
     match origin {
         Origin::Image(name) => {
+            if let Source::Rootfs(dir) = layers::parse_source(name)? {
+                return resolve_origin(store, &Origin::Layers(vec![dir]));
+            }
             let image = layers::resolve_image(store, name)?;
             let stored = image.diff_ids.iter().copied().map(LayerRecord::Stored).collect();
             Ok((Some(image.manifest), Some(name.clone()), stored))
@@ -299,16 +320,16 @@ fn upper_form(upper: Option<&str>, is_fixed: bool) -> Result<OwnershipForm> {
 /// Turns what was asked into what is recorded: absolute paths, names for anonymous volumes.
 fn resolve_mount(spec: MountSpec) -> Result<MountRecord> {
     let source = match spec.source {
-        Source::Volume { name, labels } => {
+        spec::Source::Volume { name, labels } => {
             MountSource::Volume { name, is_anonymous: false, no_copy: spec.no_copy, labels }
         }
-        Source::Anonymous { labels } => MountSource::Volume {
+        spec::Source::Anonymous { labels } => MountSource::Volume {
             name: new_id().or_fail(|| "cannot name a volume")?,
             is_anonymous: true,
             no_copy: spec.no_copy,
             labels,
         },
-        Source::Bind { path, create } => {
+        spec::Source::Bind { path, create } => {
             let absolute = text(Path::new(&path))?;
             match fs::metadata(&absolute) {
                 Ok(_) => {}
@@ -321,7 +342,7 @@ fn resolve_mount(spec: MountSpec) -> Result<MountRecord> {
             }
             MountSource::Bind { path: absolute, is_created: create == CreateSource::Make }
         }
-        Source::Tmpfs(options) => {
+        spec::Source::Tmpfs(options) => {
             let (size, percent) = match options.size {
                 Some(TmpfsSize::Bytes(bytes)) => (Some(bytes), None),
                 Some(TmpfsSize::Percent(percent)) => (None, Some(percent)),
@@ -349,10 +370,8 @@ pub fn is_same_filesystem(a: &Path, b: &Path) -> bool {
     matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() == b.dev())
 }
 
-/// Writes the first record while holding the store for use, so that nobody collects what it refers to.
+/// Writes the first record. Call it while the plan holds the store for use, so that nobody collects what it refers to.
 pub fn register(store: &Store, record: &ContainerRecord) -> Result<()> {
-    let _use = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot use the store")?;
-    layers::check_present(store, record)?;
     store.create_container(record).or_fail(|| format!("cannot create the container {}", record.name))
 }
 

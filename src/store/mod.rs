@@ -166,6 +166,8 @@ impl Store {
         for entry in fs::read_dir(&trash).reading("list", &trash)? {
             let path = entry.reading("list", &trash)?.path();
             match fs::remove_dir_all(&path) {
+                // Another command empties the trash at the same time.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if path == aside => return Err(StoreError::writing("remove", &path, e)),
                 Err(e) => log::debug!("cannot remove {}: {e}", path.display()),
                 Ok(()) => {}
