@@ -144,6 +144,11 @@ impl Index {
         record.flags & FLAG_IMPLICIT != 0
     }
 
+    /// Has the layer directories without a member, beside the root?
+    pub fn has_implicit(&self) -> Result<bool, IndexError> {
+        Ok(self.records().iter().skip(1).any(Self::is_implicit))
+    }
+
     /// What the directory `dir` holds at `name`; `None` for nothing.
     pub fn find(&self, dir: &Record, name: Name<'_>) -> Result<Option<Slot>, IndexError> {
         let entries = self.entries_of(dir)?;
