@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Archives of all writings, cut, damaged and by chance.
+
 use super::*;
 
 /// A raw header block with a valid checksum.
