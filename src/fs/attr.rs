@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::Fs;
 use crate::model::acl::{self, Acl};
-use crate::model::ids::{Caller, HandleId, NodeId};
+use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::SetTime;

@@ -126,10 +126,9 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
         Ok(whiteout::DirMarks { is_opaque: self.is_opaque(dir)?, ..whiteout::DirMarks::default() })
     }
 
-    /// Was `dir` only made because something lies in it (a tar may lack members for parents)? Then the attributes of
+    /// Was the directory only made because something lies in it (a tar may lack members for parents)? Then the attributes of
     /// the same directory in deeper layers count, not these.
-    fn is_implicit(&self, dir: &Entry) -> Result<bool, FsError> {
-        let _ = dir;
+    fn is_implicit(&self, _dir: &Entry) -> Result<bool, FsError> {
         Ok(false)
     }
 

@@ -91,7 +91,13 @@ impl Store {
             }));
         }
         for manifest in manifests {
-            let parts = self.load_parts(&manifest)?;
+            let parts = match self.load_parts(&manifest) {
+                Ok(parts) => parts,
+                Err(e) => {
+                    log::warn!("nothing is collected, because what {manifest} needs is not known: {e}");
+                    return Ok(0);
+                }
+            };
             blobs.extend([manifest, parts.manifest.config.digest]);
             blobs.extend(parts.manifest.layers.iter().map(|l| l.digest));
             layers.extend(parts.config.diff_ids);

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine::{EngineError, OrFail, Result};
+use crate::layer::index::stack::find_conflict;
 use crate::layer::index::{Budget, Index, Limits};
 use crate::model::Digest;
 use crate::model::sync::lock;
@@ -244,6 +245,7 @@ fn stage_and_publish(
         })
     };
     let (staged, objects) = stage_all(store, staging, wanted.len(), &open, limits, progress)?;
+    check_stack(store, image, &staged)?;
     let mut publication = store.publish();
     publication.objects(objects.dir()).or_fail(|| "cannot store an image")?;
     for (layer, source) in staged.iter().zip(&wanted) {
@@ -256,6 +258,25 @@ fn stage_and_publish(
         }
     }
     Ok((blobs, publication))
+}
+
+/// Refuses an image whose layers cannot be shown as they would be unpacked.
+fn check_stack(store: &Store, image: &SourceImage, staged: &[StagedLayer]) -> Result<()> {
+    let open = |layer: &SourceLayer| -> Result<Index> {
+        let staged = staged.iter().find(|s| s.diff_id == layer.diff_id).map(|s| s.index.clone());
+        let path = staged.unwrap_or_else(|| store.layout().index(&layer.diff_id));
+        let what = || format!("cannot open the index of the layer {}", layer.diff_id);
+        Index::open(&File::open(path).or_fail(what)?).or_fail(what)
+    };
+    let indexes = image.layers.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let conflict = find_conflict(&indexes.iter().collect::<Vec<_>>()).or_fail(|| "cannot compare the layers")?;
+    match conflict.and_then(|(number, what)| Some((image.layers.get(number)?, what))) {
+        None => Ok(()),
+        Some((layer, what)) => {
+            let name = layer.blob.as_ref().map_or(layer.diff_id, |b| b.digest);
+            Err(EngineError::failed(format!("the layer {name} is refused: {what}")))
+        }
+    }
 }
 
 fn publish_layer(store: &Store, layer: &StagedLayer, existing: Existing, publication: &mut Publication) -> Result<()> {

@@ -480,3 +480,60 @@ fn a_copy_of_a_store_without_empty_folders_is_used() {
     let error = Store::open(&copy, Access::Read).unwrap_err().to_string();
     assert!(error.contains("format version 2") && error.contains("use a newer mlfs"), "{error}");
 }
+
+#[test]
+fn entries_below_a_symlink_of_a_lower_layer_are_refused() {
+    let w = world();
+    let link = {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, target) in [
+            ("bin", tar::EntryType::Symlink, "usr/bin"),
+            ("usr/bin/", tar::EntryType::Directory, ""),
+            ("file", tar::EntryType::Regular, ""),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            header.set_mode(0o755);
+            if !target.is_empty() {
+                header.set_link_name(target).unwrap();
+            }
+            builder.append_data(&mut header, path, &b""[..]).unwrap();
+        }
+        builder.into_inner().unwrap()
+    };
+    let with_dir = {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, "bin/", &b""[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let plain = |tar: Vec<u8>| (tar.clone(), tar, OCI_LAYER);
+    let middle = tar_of(&[("etc/x", b"")]);
+    for (number, (top, says)) in [
+        (tar_of(&[("bin/x", b"")]), Some("\"/bin\", which is a symlink in a lower layer")),
+        (tar_of(&[("file/x", b"")]), Some("\"/file\", which is no directory")),
+        (tar_of(&[("usr/bin/x", b""), ("etc/x", b"")]), None),
+        // Removed and made anew, or made anew by an entry of its own: the symlink is gone.
+        (tar_of(&[(".wh.bin", b""), ("bin/x", b"")]), None),
+        (with_dir, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = tree(&w);
+        let dir = w.dir.path().join(format!("s{number}"));
+        layout(&dir, &[plain(link.clone()), plain(middle.clone()), plain(top)]);
+        match (load(&w, &oci(&dir), None), says) {
+            (Ok(_), None) => {}
+            (Err(error), Some(says)) => {
+                assert!(error.sentence().contains(says), "{}", error.sentence());
+                assert!(tree(&w) == before);
+            }
+            (result, says) => panic!("{number}: {result:?} {says:?}"),
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub mod build;
 pub mod feed;
 pub mod format;
 pub mod read;
+pub mod stack;
 pub mod write;
 
 pub use build::{BodyPlan, Budget, BuildError, Builder, Limits, NodeId};

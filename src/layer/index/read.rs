@@ -76,6 +76,9 @@ pub enum Slot {
 /// One entry of a listing.
 pub type Line<'a> = Result<(Name<'a>, Cookie, Slot), IndexError>;
 
+/// An extended attribute: name and value.
+pub type Xattr<'a> = (&'a [u8], &'a [u8]);
+
 /// Where the content of a regular file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
@@ -141,6 +144,11 @@ impl Index {
         record.flags & FLAG_IMPLICIT != 0
     }
 
+    /// Has the layer directories without a member, beside the root?
+    pub fn has_implicit(&self) -> Result<bool, IndexError> {
+        Ok(self.records().iter().skip(1).any(Self::is_implicit))
+    }
+
     /// What the directory `dir` holds at `name`; `None` for nothing.
     pub fn find(&self, dir: &Record, name: Name<'_>) -> Result<Option<Slot>, IndexError> {
         let entries = self.entries_of(dir)?;
@@ -202,7 +210,7 @@ impl Index {
     }
 
     /// The extended attributes of a record: names and values, sorted by name.
-    pub fn xattrs(&self, record: &Record) -> Result<Vec<(&[u8], &[u8])>, IndexError> {
+    pub fn xattrs(&self, record: &Record) -> Result<Vec<Xattr<'_>>, IndexError> {
         let len = u64::from(record.xattrs_len.get());
         let mut block = self.slice(&self.header.heap, record.xattrs_at.get(), len, "attributes")?;
         let mut xattrs = Vec::new();

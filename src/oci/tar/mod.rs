@@ -343,14 +343,19 @@ impl<R: Forward> TarReader<R> {
     }
 
     fn pass_content(&mut self) -> Result<(), TarError> {
-        let count = self.stored + self.padding;
-        self.stored = 0;
-        self.padding = 0;
-        self.inner.forward(count).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => TarError::Truncated { offset: self.offset },
-            _ => TarError::Io { offset: self.offset, source },
-        })?;
-        self.offset += count;
+        let (stored, padding) = (std::mem::take(&mut self.stored), std::mem::take(&mut self.padding));
+        let offset = self.offset;
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof => TarError::Truncated { offset },
+            _ => TarError::Io { offset, source },
+        };
+        self.inner.forward(stored).map_err(failed)?;
+        match self.inner.forward(padding) {
+            // As in Go: an archive may end without the padding of its last member (`umoci insert` writes such).
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.ending = Some(Ending::Eof),
+            other => other.map_err(failed)?,
+        }
+        self.offset += stored + padding;
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Archives of all writings, cut, damaged and by chance.
+
 use super::*;
 
 /// A raw header block with a valid checksum.
@@ -99,8 +101,8 @@ fn members_and_contents_come_in_order() {
 fn every_cut_in_a_member_is_an_error() {
     let bytes = [&pax(&[("path", b"long")])[..], &raw(b"a", b'0', 3), &padded(b"abc"), &[0; 1024]].concat();
     for cut in 1..2048 {
-        let result = read_all(&bytes[..cut]);
-        assert_eq!(result.is_err(), cut != 2048 && cut != 0, "{cut}");
+        // Only the padding of the last member may be missing.
+        assert_eq!(read_all(&bytes[..cut]).is_err(), cut < 1536 + 3, "{cut}");
     }
     let mut wrong = bytes.clone();
     wrong[1024 + 100] ^= 1;
