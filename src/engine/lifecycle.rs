@@ -21,6 +21,7 @@ use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
 use crate::sys::namespace::enter_private;
 use crate::sys::proc::{self, DaemonEnd, Fork};
+use crate::sys::signal;
 
 use super::assemble::{self, Made};
 use super::control::ControlSocket;
@@ -238,9 +239,7 @@ fn spawn(command: &[OsString], duty: &Duty<'_>) -> Result<Child> {
     let Some((program, args)) = command.split_first() else {
         return Err(EngineError::usage("there is no command to run"));
     };
-    let child = Command::new(program)
-        .args(args)
-        .spawn()
+    let child = signal::spawn_with_defaults(Command::new(program).args(args))
         .map_err(|e| EngineError::no_command(format!("cannot run {}", program.to_string_lossy()), e))?;
     let process = rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
         .map_err(std::io::Error::from)
