@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use mlfs::cli;
 use mlfs::compat::mount_program;
 use mlfs::engine::log_sink;
+use mlfs::sys::inherited;
 
 fn main() -> ExitCode {
+    inherited::remember();
     let args: Vec<_> = std::env::args_os().collect();
     match args.split_first() {
         Some((program, rest)) if mount_program::is_called(program) => {
