@@ -253,8 +253,11 @@ fn spawn(command: &[OsString], duty: &Duty<'_>) -> Result<Child> {
     let Some((program, args)) = command.split_first() else {
         return Err(EngineError::usage("there is no command to run"));
     };
-    let child = signal::spawn_with_defaults(Command::new(program).args(args))
-        .map_err(|e| EngineError::no_command(format!("cannot run {}", program.to_string_lossy()), e))?;
+    // Nobody uses the mount yet, so nothing is made in it under this mask.
+    let own = proc::set_umask(inherited::umask());
+    let child = signal::spawn_with_defaults(Command::new(program).args(args));
+    proc::set_umask(own);
+    let child = child.map_err(|e| EngineError::no_command(format!("cannot run {}", program.to_string_lossy()), e))?;
     let process = rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
         .map_err(std::io::Error::from)
         .or_fail(|| "cannot watch the command")?;
