@@ -70,7 +70,11 @@ impl Fs {
     pub fn setattr(&self, id: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let branch = Arc::clone(node.branch());
-        let extent = if set.size == Some(0) { Extent::Nothing } else { Extent::Whole };
+        let extent = match set.size {
+            None => Extent::Metadata,
+            Some(0) => Extent::Nothing,
+            Some(_) => Extent::Whole,
+        };
         let writable = self.tree.writable(&node, extent)?;
         let upper = branch.writable_upper()?;
         if let Some(size) = set.size {

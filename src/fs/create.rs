@@ -176,7 +176,7 @@ impl Fs {
         }
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
-        let writable = self.tree.writable(&node, Extent::Whole)?;
+        let writable = self.tree.writable(&node, Extent::Metadata)?;
         let dir = self.tree.writable_dir(&parent)?;
         let resolving = self.tree.resolving();
         let _names = lock(&parent.names);

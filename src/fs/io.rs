@@ -13,7 +13,7 @@ use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{FsError, Kind};
 use crate::sys::{FileId, Place, data};
-use crate::tree::{Node, Tree};
+use crate::tree::{Node, Tree, Whereabouts};
 use crate::upper::copy_up::Extent;
 
 /// How a file is opened.
@@ -91,24 +91,23 @@ impl Fs {
     }
 
     fn open_for_reading(&self, node: &Arc<Node>) -> Result<Content, FsError> {
-        if let Some(place) = Tree::upper_place(node) {
-            let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
-            check_identity(node, &file)?;
-            return Ok(Content::Readable(Arc::new(file)));
+        match self.tree.content(node)? {
+            Whereabouts::Upper => {
+                let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
+                let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+                check_identity(node, &file)?;
+                Ok(Content::Readable(Arc::new(file)))
+            }
+            Whereabouts::Below(lower) => Ok(Content::Layer(Arc::new(node.branch().layer(&lower)?.open(&lower.entry)?))),
         }
-        let lower = read(&node.state).lowers.first().cloned();
-        let Some(lower) = lower else {
-            // Copied up in between.
-            let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
-            return Ok(Content::Readable(Arc::new(place.open(OFlags::RDONLY | OFlags::NONBLOCK)?)));
-        };
-        Ok(Content::Layer(Arc::new(node.branch().layer(&lower)?.open(&lower.entry)?)))
     }
 
     /// The content of a handle; one that was opened in a layer before its file was copied up is switched to the copy.
     fn content(&self, handle: &Handle) -> Result<Content, FsError> {
         let content = handle.content();
-        if matches!(content, Content::Layer(_)) && Tree::upper_place(handle.node()).is_some() {
+        if matches!(content, Content::Layer(_))
+            && matches!(read(&handle.node().state).content, Some(Whereabouts::Upper))
+        {
             let content = self.open_for_reading(handle.node())?;
             handle.switch(content.clone());
             return Ok(content);

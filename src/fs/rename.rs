@@ -80,7 +80,7 @@ impl Fs {
                 Resolved::Found(sources) => self.tree.enter(parent, name, sources)?.0,
             }
         };
-        let result = self.tree.writable(&node, Extent::Whole).map(|_| ());
+        let result = self.tree.writable(&node, Extent::Metadata).map(|_| ());
         self.forget(node.id(), 1);
         result
     }

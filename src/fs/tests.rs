@@ -651,3 +651,96 @@ fn directories_of_layers_are_renamed_and_found_again() {
     assert!(has(ChangeKind::Deleted, "/a") && has(ChangeKind::Added, "/b") && has(ChangeKind::Added, "/b/empty/f"));
     assert!(has(ChangeKind::Deleted, "/empty"), "{changes:?}");
 }
+
+#[test]
+fn changing_attributes_of_a_big_file_copies_no_data() {
+    let sandbox = Sandbox::new();
+    let lower = |text: &str| sandbox.temp.path().join("lower").join(text);
+    let upper = |text: &str| sandbox.temp.path().join("upper").join(text);
+    let space = |path: &std::path::Path| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).unwrap().blocks() * 512
+    };
+    let big = "0123456789abcdef".repeat(100_000);
+    for file in ["chmod", "mv", "link", "write", "cut", "empty"] {
+        std::fs::write(lower(file), &big).unwrap();
+    }
+    let start = |fs: &Fs, path: &str| {
+        let handle = fs.open(fs.at(path).id, OpenFlags::default()).unwrap().handle;
+        let mut buffer = vec![0; big.len() + 1];
+        let length = fs.read(handle, 0, &mut buffer).unwrap();
+        fs.release(handle);
+        (length, String::from_utf8(buffer[..20.min(length)].to_vec()).unwrap())
+    };
+    let whole = (big.len(), big[..20].to_owned());
+    let chmod = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+    {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        for file in ["/chmod", "/write", "/cut", "/empty"] {
+            fs.setattr(fs.at(file).id, None, &chmod).unwrap();
+            assert_eq!(start(&fs, file), whole, "{file}");
+        }
+        fs.mv("/mv", "/moved").unwrap();
+        fs.link(fs.at("/link").id, NodeId::ROOT, name("second")).unwrap();
+        for file in ["chmod", "moved", "second"] {
+            assert!(space(&upper(file)) < 65_536, "{file} was copied");
+        }
+        assert_eq!(fs.at("/chmod").attr.size, big.len() as u64);
+    }
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    for file in ["/chmod", "/moved", "/link", "/second"] {
+        assert_eq!(start(&fs, file), whole, "{file} after a remount");
+    }
+    // The data follows with the first change of the content; an old reader goes along.
+    let reader = fs.open(fs.at("/write").id, OpenFlags::default()).unwrap().handle;
+    let write = OpenFlags { write: true, ..OpenFlags::default() };
+    let handle = fs.open(fs.at("/write").id, write).unwrap().handle;
+    fs.write(handle, 3, b"XX").unwrap();
+    let mut buffer = [0; 6];
+    fs.read(reader, 0, &mut buffer).unwrap();
+    assert_eq!(&buffer, b"012XX5");
+    assert_eq!(start(&fs, "/write").0, big.len());
+    assert!(space(&upper("write")) >= big.len() as u64);
+    fs.setattr(fs.at("/cut").id, None, &SetAttr { size: Some(5), ..SetAttr::default() }).unwrap();
+    assert_eq!(start(&fs, "/cut"), (5, "01234".into()));
+    fs.open(fs.at("/empty").id, OpenFlags { truncate: true, ..write }).unwrap();
+    assert_eq!(start(&fs, "/empty"), (0, String::new()));
+    drop(fs);
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    assert_eq!((start(&fs, "/write").1.as_str(), start(&fs, "/cut").0), ("012XX56789abcdef0123", 5));
+    assert_eq!(std::fs::read_to_string(lower("write")).unwrap(), big);
+}
+
+#[test]
+fn metadata_only_files_of_layers_are_read_from_below() {
+    if crate::sys::proc::euid() != 0 {
+        return;
+    }
+    // A layer that the kernel, or an upper of ours, has left: metadata above, content below under another name.
+    let sandbox = Sandbox::new();
+    let lower = |text: &str| sandbox.temp.path().join("lower").join(text);
+    std::fs::write(lower("new"), "").unwrap();
+    File::options().write(true).open(lower("new")).unwrap().set_len(5).unwrap();
+    let set = |name: &str, value: &[u8]| {
+        rustix::fs::setxattr(lower("new"), name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    set("trusted.overlay.metacopy", b"");
+    set("trusted.overlay.redirect", b"/dir/old");
+    let bottom = || {
+        layer(|l| {
+            l.file("dir/old", b"hello").unwrap();
+        })
+    };
+    let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+    assert_eq!(fs.cat("/new"), "hello");
+    fs.setattr(fs.at("/new").id, None, &SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
+    assert_eq!(fs.cat("/new"), "hello");
+    drop(fs);
+    assert_eq!(sandbox.fs(vec![sandbox.host_layer(), bottom()]).cat("/new"), "hello");
+    // Without what it refers to it is an error, never zeros.
+    let fs = sandbox.fs(vec![layer(|_| {}), sandbox.host_layer()]);
+    std::fs::remove_dir_all(sandbox.temp.path().join("upper/new")).ok();
+    std::fs::remove_file(sandbox.temp.path().join("upper/new")).ok();
+    let entry = fs.at("/new");
+    assert!(matches!(fs.open(entry.id, OpenFlags::default()), Err(FsError::Corrupt { .. })));
+}

@@ -61,7 +61,7 @@ impl Fs {
                 _ => {}
             }
         }
-        let writable = self.tree.writable(&node, Extent::Whole)?;
+        let writable = self.tree.writable(&node, Extent::Metadata)?;
         upper.set_xattr(writable.place(), name, value, SetMode::Any)?;
         if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
             // The host does this by itself where it holds the list.
@@ -78,7 +78,7 @@ impl Fs {
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
         self.getxattr(id, name)?;
-        let writable = self.tree.writable(&node, Extent::Whole)?;
+        let writable = self.tree.writable(&node, Extent::Metadata)?;
         upper.remove_xattr(writable.place(), name)
     }
 }

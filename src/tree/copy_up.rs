@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::merge::physical;
-use super::node::{Lower, Node};
+use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::model::sync::{lock, read, write};
 use crate::model::{Attr, FsError, Kind, NameBuf};
@@ -37,12 +37,23 @@ impl Tree {
         if branch.is_read_only() {
             return Err(FsError::ReadOnly);
         }
-        if let Some(place) = Tree::upper_place(node) {
+        let needs_content = node.kind() == Kind::File && extent != Extent::Metadata;
+        let upper = branch.writable_upper()?;
+        if let Some(place) = Tree::upper_place(node)
+            && (!needs_content || matches!(self.content(node)?, Whereabouts::Upper))
+        {
             return Ok(Writable { place });
         }
-        let upper = branch.writable_upper()?;
         let _copying = lock(&node.copy_up);
         if let Some(place) = Tree::upper_place(node) {
+            if needs_content && let Whereabouts::Below(lower) = self.content(node)? {
+                let attr = branch.attr_in_upper(&place)?;
+                let layer = &**branch.layer(&lower)?;
+                let content = Some((layer, &lower.entry));
+                let source = Source { layer, entry: &lower.entry, attr: &attr, number: node.ino(), content, path: &[] };
+                upper.complete(source, &place, extent)?;
+                write(&node.state).content = Some(Whereabouts::Upper);
+            }
             return Ok(Writable { place });
         }
         // Parents first: their locks are taken and released on the way.
@@ -51,12 +62,53 @@ impl Tree {
         }
         let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         let attr = branch.attr_in_layer(&lower)?;
-        let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
+        let below = if node.kind() == Kind::File { Some(self.content(node)?) } else { None };
+        let below = match &below {
+            Some(Whereabouts::Below(below)) => Some(below),
+            _ => None,
+        };
+        let content = match below {
+            Some(below) => Some((&**branch.layer(below)?, &below.entry)),
+            None => None,
+        };
+        // The content's own path: a file found by way of a redirect may be called otherwise now.
+        let is_marked = extent.of(&attr) == Extent::Metadata;
+        let path = if is_marked { self.path_of_content(node, &lower, below)? } else { None };
+        let extent = if path.is_some() || !is_marked { extent } else { Extent::Whole };
+        let path = path.unwrap_or_default();
+        let source = Source {
+            layer: &**branch.layer(&lower)?,
+            entry: &lower.entry,
+            attr: &attr,
+            number: node.ino(),
+            content,
+            path: &path,
+        };
         let staged = upper.stage_copy(source, extent)?;
         let place = self.publish(upper, node, &lower, &attr, staged)?;
         self.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
+        let now = match below {
+            Some(below) if extent.of(&attr) == Extent::Metadata => Whereabouts::Below(below.clone()),
+            _ => Whereabouts::Upper,
+        };
+        write(&node.state).content = Some(now);
         log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
         Ok(Writable { place })
+    }
+
+    /// The path of the content for a mark, if it can be found by it again: only a file that holds its content itself, at
+    /// a name it still has.
+    fn path_of_content(
+        &self,
+        node: &Arc<Node>,
+        face: &Lower,
+        below: Option<&Lower>,
+    ) -> Result<Option<Vec<NameBuf>>, FsError> {
+        let Some(below) = below.filter(|below| below.layer == face.layer) else { return Ok(None) };
+        let path = super::content::path_of(node)?;
+        let found = super::merge::at_path(node.branch(), 0, &path)?;
+        let is_found = found.lowers.first().is_some_and(|(lower, _)| lower.layer == below.layer);
+        Ok((is_found && !path.is_empty()).then_some(path))
     }
 
     /// Makes the staged copy the node's place: under the name it has now, or by descriptor if it has lost it.

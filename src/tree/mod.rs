@@ -18,6 +18,7 @@ use crate::model::{Attr, FsError, Kind, Name};
 use crate::sys::{Dir, FileId, Place};
 
 pub mod branch;
+pub mod content;
 pub mod copy_up;
 pub mod ids;
 pub mod list;
@@ -25,7 +26,7 @@ pub mod merge;
 pub mod node;
 
 pub use branch::{Base, Branch, BranchSpec};
-pub use node::{Node, NodeTable, State};
+pub use node::{Node, NodeTable, State, Whereabouts};
 
 /// The merged tree of a mount.
 #[derive(Debug)]
@@ -98,15 +99,20 @@ impl Tree {
     /// Attributes of a node as stored, with the inode number and link count to show.
     pub fn attr(&self, node: &Node) -> Result<Attr, FsError> {
         let branch = node.branch();
-        let (upper, lower) = {
+        let (upper, lower, content) = {
             let state = read(&node.state);
-            (state.upper.clone(), state.face().cloned())
+            (state.upper.clone(), state.face().cloned(), state.content.clone())
         };
+        let is_in_upper = upper.is_some();
         let mut attr = match (upper, lower) {
             (Some(place), _) => branch.attr_in_upper(&place)?,
             (None, Some(lower)) => branch.attr_in_layer(&lower)?,
             (None, None) => return Err(FsError::Stale),
         };
+        if is_in_upper && let Some(Whereabouts::Below(_)) = content {
+            // The space is taken in the layer.
+            attr.blocks = attr.blocks.max(attr.size.div_ceil(512));
+        }
         attr.ino = node.ino();
         if node.kind() == Kind::Dir {
             attr.nlink = if read(&node.state).is_merged() { 1 } else { attr.nlink };

@@ -45,9 +45,20 @@ pub struct State {
     pub upper_id: Option<FileId>,
     /// Where it lies in layers, top first; more than one only for a directory.
     pub lowers: Vec<Lower>,
+    /// Where the content of a regular file lies, once somebody has asked.
+    pub content: Option<Whereabouts>,
     /// It has lost its last name.
     pub is_removed: bool,
     pub(super) keys: Vec<Key>,
+}
+
+/// Where the content of a regular file lies.
+#[derive(Clone, Debug)]
+pub enum Whereabouts {
+    /// With its attributes, in the upper.
+    Upper,
+    /// In a layer, whatever holds its attributes.
+    Below(Lower),
 }
 
 impl State {
