@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mlfs umount`, `ps`, `inspect`, `rm`: containers and their state.
 
-use std::path::Path;
-
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::engine::lifecycle::{self, How, RemoveOptions, State, WithVolumes};
+use crate::engine::ending::{self, How, RemoveOptions, WithVolumes};
+use crate::engine::state::{self, State};
 use crate::engine::{OrFail, Result, mount};
 use crate::store::container::{ContainerRecord, LOG, MountSource};
 use crate::store::{Access, Store, timestamp};
@@ -32,7 +31,7 @@ pub fn umount(context: &Context, args: &UmountArgs) -> Result<()> {
     super::for_each(&args.names, |name| {
         // A store that is not there has no containers, but there may be a mount of `mlfs overlay`.
         let store = context.store(Access::Write).or_else(|e| context.store(Access::Read).map_err(|_| e))?;
-        lifecycle::unmount(&store, name, how)
+        ending::unmount(&store, name, how)
     })
 }
 
@@ -53,7 +52,7 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         if record.incomplete {
             continue;
         }
-        let state = lifecycle::state(&store, &record)?;
+        let state = state::state(&store, &record)?;
         if !args.all && state != State::Mounted {
             continue;
         }
@@ -107,12 +106,12 @@ pub struct InspectArgs {
 /// Runs `mlfs inspect`.
 pub fn inspect(context: &Context, args: &InspectArgs) -> Result<()> {
     let store = context.store(Access::Read)?;
-    let describe = |name: &String| describe(&store, &lifecycle::find(&store, name)?);
+    let describe = |name: &String| describe(&store, &state::find(&store, name)?);
     output::print_json(args.names.iter().map(describe).collect::<Result<_>>()?)
 }
 
 fn describe(store: &Store, record: &ContainerRecord) -> Result<Value> {
-    let state = lifecycle::state(store, record)?;
+    let state = state::state(store, record)?;
     let (upper, work) = mount::work_of(store, record);
     let mounted = record.mounted.as_ref();
     Ok(json!({
@@ -195,19 +194,7 @@ pub fn rm(context: &Context, args: &RmArgs) -> Result<()> {
         if args.force && is_unknown {
             return Ok(());
         }
-        lifecycle::remove(&store, name, options)?;
+        ending::remove(&store, name, options)?;
         output::print_text(&format!("{name}\n"))
     })
-}
-
-/// The container that a name or a mountpoint means, if there is one.
-pub fn find_target(store: &Store, target: &str) -> Result<Option<ContainerRecord>> {
-    match store.find_container(target) {
-        Ok(record) => Ok(Some(record)),
-        Err(e) if e.is_not_found() && Path::new(target).is_absolute() => {
-            lifecycle::find_by_mountpoint(store, Path::new(target))
-        }
-        Err(e) if e.is_not_found() => Ok(None),
-        other => other.or_fail(|| format!("cannot find {target}")).map(Some),
-    }
 }

@@ -56,7 +56,9 @@ impl Context {
             ..Settings::default()
         };
         let settings = flags.over(config::load(&environment)?);
-        log::set_max_level(settings.log_level.unwrap_or(log::LevelFilter::Warn));
+        if let Some(level) = settings.log_level {
+            log_sink::set_level(level);
+        }
         Ok(Context { settings, format: global.format, is_quiet: global.quiet })
     }
 
@@ -72,24 +74,41 @@ impl Context {
 
 /// Runs the program with its arguments, `args[0]` being its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    log_sink::install(log::LevelFilter::Warn);
+    log_sink::install();
     // Before clap: every word after it is the client's, `--version` too.
     if let [_, command, rest @ ..] = args.as_slice()
         && command == "overlay"
     {
         return mount_program::main("mlfs", rest);
     }
+    let runs_command = is_running_command(&args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
+        Err(error) if runs_command && error.use_stderr() => {
+            tell_usage(&error);
+            return ExitCode::from(OWN_FAILURE);
+        }
         Err(error) => return tell_usage(&error),
     };
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
             output::tell_error(&format!("mlfs: {}", error.sentence()));
-            exit_code(error.class())
+            match error.class() {
+                Class::Failed | Class::Usage | Class::Found if runs_command => ExitCode::from(OWN_FAILURE),
+                class => exit_code(class),
+            }
         }
     }
+}
+
+/// The exit code of commands that run a command, for every failure of ours.
+const OWN_FAILURE: u8 = 125;
+
+/// Is this `mlfs mount ... -- CMD`? Asked of the bare words, since wrong usage counts too.
+fn is_running_command(args: &[OsString]) -> bool {
+    let words: Vec<&OsString> = args.iter().skip(1).take_while(|arg| *arg != "--").collect();
+    words.len() + 2 < args.len() && words.iter().any(|word| *word == "mount")
 }
 
 fn exit_code(class: Class) -> ExitCode {
@@ -97,6 +116,8 @@ fn exit_code(class: Class) -> ExitCode {
         Class::Failed => 1,
         Class::Usage => 2,
         Class::Found => 3,
+        Class::NotExecutable => 126,
+        Class::NoCommand => 127,
     })
 }
 
@@ -136,7 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_mangen::Man::new(Cli::command()).render(&mut page).or_fail(|| "cannot write the manual page")?;
             output::print_bytes(&page)?;
         }
-        Command::Mount(args) => mount::run(&Context::new(&cli.global)?, &args)?,
+        Command::Mount(args) => return mount::run(&Context::new(&cli.global)?, &args),
         Command::Umount(args) => container::umount(&Context::new(&cli.global)?, &args)?,
         Command::Start(args) => mount::start(&Context::new(&cli.global)?, &args)?,
         Command::Ps(args) => container::ps(&Context::new(&cli.global)?, &args)?,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mlfs mount` and `mlfs start`.
 
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Args;
 
@@ -17,7 +20,7 @@ use super::output;
 /// `mlfs mount`
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "mlfs mount [OPTIONS] IMAGE MOUNTPOINT\n       mlfs mount [OPTIONS] --layer L [--layer L]... MOUNTPOINT",
+    override_usage = "mlfs mount [OPTIONS] IMAGE MOUNTPOINT [-- CMD...]\n       mlfs mount [OPTIONS] --layer L [--layer L]... MOUNTPOINT [-- CMD...]",
     after_help = "Examples:\n  mlfs mount -v data:/var/lib/data -v ./src:/src:ro debian:12 /mnt\n  \
                   mlfs mount --layer base.tar.gz --layer ./changes --rm --name try /mnt\n  \
                   mlfs mount --owner me --mount type=tmpfs,dst=/tmp,tmpfs-size=1g app ~/app"
@@ -77,6 +80,10 @@ pub struct MountArgs {
     /// Print what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Run this in a mount namespace of its own, then unmount; the container goes too, unless it has a --name. The exit
+    /// code is the command's; 125 when mlfs fails, 126 and 127 when the command cannot be run
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
 }
 
 impl MountArgs {
@@ -130,17 +137,31 @@ impl MountArgs {
 }
 
 /// Runs `mlfs mount`.
-pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
+pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     // Wrong usage first, also in settings that a configuration file will be under.
     let flags = args.settings()?;
     spec::order(flags.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
     let (origin, mountpoint) = args.origin()?;
-    let request = MountRequest { origin, mountpoint, settings: flags.over(context.settings.clone()) };
+    let mut request = MountRequest { origin, mountpoint, settings: flags.over(context.settings.clone()) };
+    let settings = &mut request.settings;
+    let front = if !args.command.is_empty() {
+        settings.rm = settings.rm.or(Some(settings.name.is_none()));
+        Front::Command(args.command.clone())
+    } else if settings.foreground == Some(true) {
+        Front::Foreground
+    } else {
+        Front::Daemon
+    };
     if args.dry_run {
         let plan = mount::plan(|| context.store(Access::Write), &request)?;
-        return output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes));
+        output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
+        return Ok(ExitCode::SUCCESS);
     }
-    lifecycle::mount(|| context.store(Access::Write), &request, &mut |usable| tell(context, usable))
+    let has_command = matches!(front, Front::Command(_));
+    let mut told = |usable: &Usable| if has_command { Ok(()) } else { tell(context, usable) };
+    let status = lifecycle::mount(|| context.store(Access::Write), &request, &front, &mut told)?;
+    let code = status.and_then(|s| s.code().or(s.signal().map(|signal| 128 + signal))).unwrap_or(0);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
 /// `mlfs start`
@@ -161,7 +182,7 @@ pub fn start(context: &Context, args: &StartArgs) -> Result<()> {
     let store = context.store(Access::Write)?;
     let front = if args.foreground { Front::Foreground } else { Front::Daemon };
     let place = args.mountpoint.as_deref().map(Path::new);
-    lifecycle::start(&store, &args.name, place, front, &mut |usable| tell(context, usable))
+    lifecycle::start(&store, &args.name, place, &front, &mut |usable| tell(context, usable))
 }
 
 fn tell(context: &Context, usable: &Usable) -> Result<()> {

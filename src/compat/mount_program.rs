@@ -5,6 +5,7 @@
 //! descriptor, before the daemon starts: the client may take the paths away as soon as this program has ended. The
 //! client reads standard error to its end, so the daemon lets go of it.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
@@ -20,6 +21,7 @@ use crate::fs::{Fs, FsSpec};
 use crate::fuse::{self, MountOptions};
 use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
+use crate::sys::inherited;
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::tree::{Base, BranchSpec};
 use crate::upper::{Ownership, UpperSpec, probe_ownership};
@@ -90,9 +92,15 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
             return Err(error);
         }
     };
-    let duty = Duty { served: served.clone(), socket: None, stop_timeout: STOP_TIMEOUT, id: String::new() };
+    let duty = Duty {
+        served: served.clone(),
+        socket: None,
+        stop_timeout: STOP_TIMEOUT,
+        id: String::new(),
+        command: OnceCell::new(),
+    };
     if options.is_foreground {
-        let mut ready = || Ok(());
+        let mut ready = |_: &Duty<'_>| Ok(());
         return daemon::run(fuse, fs, &duty, &mut ready).map(|_| ());
     }
     match proc::fork_daemon().or_fail(|| "cannot start the daemon")? {
@@ -110,8 +118,9 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
 }
 
 fn be_daemon(fuse: fuse::FuseMount, fs: Arc<Fs>, duty: &Duty<'_>, end: DaemonEnd) -> ! {
+    inherited::close();
     let mut end = Some(end);
-    let mut ready = || {
+    let mut ready = |_: &Duty<'_>| {
         log_sink::turn_off();
         end.take().map_or(Ok(()), |end| end.ready().or_fail(|| "the caller is gone"))
     };

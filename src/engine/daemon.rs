@@ -5,6 +5,7 @@
 //! files open is tried again until its time is up; then the mount is detached and open files are served until closed.
 //! Nothing is unmounted that is not provably this mount: a new one may sit at the path by now.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -105,6 +106,9 @@ pub struct Duty<'a> {
     pub stop_timeout: Duration,
     /// The container's id, for those who ask.
     pub id: String,
+    /// The process that is served alone: its end is the end of the mount, and signals are passed to it. It is set when
+    /// the mount is usable.
+    pub command: OnceCell<OwnedFd>,
 }
 
 /// Starts the session, calls `ready` once it is usable, and serves until the mount is gone. Call it before this process
@@ -115,7 +119,7 @@ pub fn run(
     fuse: FuseMount,
     fs: Arc<Fs>,
     duty: &Duty<'_>,
-    ready: &mut dyn FnMut() -> Result<()>,
+    ready: &mut dyn FnMut(&Duty<'_>) -> Result<()>,
 ) -> Result<(End, Outcome)> {
     signal::ignore_hangup();
     let signals = SignalFd::new(&[signal::TERM, signal::INT]).or_fail(|| "cannot hear signals")?;
@@ -124,7 +128,7 @@ pub fn run(
         .or_fail(|| "cannot make a pipe")?;
     let session = fuse.serve(fs).or_fail(|| "cannot serve the mount")?;
     let waiter = std::thread::spawn(move || wait(session, end));
-    ready()?;
+    ready(duty)?;
     let end = serve(duty, &signals, &ended).or_fail(|| "the daemon's loop failed")?;
     let outcome = match end {
         End::Unmounted => waiter.join().unwrap_or(Outcome::Failed),
@@ -167,12 +171,25 @@ fn serve(duty: &Duty<'_>, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End
             State::Stopping(_) => Some(RETRY),
             State::Unmounted(since) => Some(GRACE.saturating_sub(since.elapsed())),
         };
-        wait_for(signals, socket, ended, wait)?;
+        let command = duty.command.get().filter(|_| matches!(state, State::Serving));
+        wait_for(signals, socket, ended, command, wait)?;
         if is_readable(ended)? {
             return Ok(End::Unmounted);
         }
-        while signals.next()?.is_some() {
-            if let State::Serving = state {
+        if let Some(command) = command
+            && is_readable(command)?
+        {
+            state = State::Stopping(Instant::now() + duty.stop_timeout);
+        }
+        while let Some(signal) = signals.next()? {
+            if let Some(command) = duty.command.get() {
+                // A terminal sends SIGINT to the command too.
+                if signal == signal::TERM
+                    && let Err(e) = rustix::process::pidfd_send_signal(command, rustix::process::Signal::TERM)
+                {
+                    log::debug!("the command is gone: {e}");
+                }
+            } else if let State::Serving = state {
                 log::info!("told to stop by a signal");
                 state = State::Stopping(Instant::now() + duty.stop_timeout);
             }
@@ -188,6 +205,10 @@ fn serve(duty: &Duty<'_>, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End
             State::Stopping(deadline) => state = stop(served, deadline),
             State::Unmounted(since) if since.elapsed() >= GRACE => return Ok(End::Abandoned),
             _ => {}
+        }
+        // What the command left running goes with the mount.
+        if duty.command.get().is_some() && matches!(state, State::Detached) {
+            return Ok(End::Killed);
         }
     }
 }
@@ -243,11 +264,15 @@ fn wait_for(
     signals: &SignalFd,
     socket: Option<&ControlSocket>,
     ended: &OwnedFd,
+    command: Option<&OwnedFd>,
     timeout: Option<Duration>,
 ) -> io::Result<()> {
     let mut fds = vec![PollFd::new(ended, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
     if let Some(socket) = socket {
         fds.push(PollFd::new(socket.listener(), PollFlags::IN));
+    }
+    if let Some(command) = command {
+        fds.push(PollFd::new(command, PollFlags::IN));
     }
     let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });
     match poll(&mut fds, timeout.as_ref()) {

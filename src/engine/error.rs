@@ -18,6 +18,10 @@ pub enum Class {
     Failed,
     /// A check that was asked for found something (exit 3).
     Found,
+    /// A command that was to be run is not executable (exit 126).
+    NotExecutable,
+    /// A command that was to be run does not exist (exit 127).
+    NoCommand,
 }
 
 /// Why the engine failed: "what: cause: cause; advice".
@@ -43,6 +47,13 @@ impl EngineError {
     /// The answer of a check that found something.
     pub fn found(what: impl Into<String>) -> Self {
         Self { class: Class::Found, what: what.into(), cause: None, advice: None }
+    }
+
+    /// A command that cannot be run, by what the host said.
+    pub fn no_command(what: impl Into<String>, cause: std::io::Error) -> Self {
+        let is_absent = cause.kind() == std::io::ErrorKind::NotFound;
+        let class = if is_absent { Class::NoCommand } else { Class::NotExecutable };
+        Self { class, what: what.into(), cause: None, advice: None }.because(cause)
     }
 
     /// Adds the cause.

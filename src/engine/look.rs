@@ -18,7 +18,7 @@ use crate::upper::UpperSpec;
 
 use super::assemble::{self, OpenAs, open_path};
 use super::layers::{self, LayerInfo};
-use super::{EngineError, OrFail, Result, lifecycle, load, mount};
+use super::{EngineError, OrFail, Result, load, mount, state};
 
 /// What a command looks into.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub fn find(store: &Store, text: &str) -> Result<Target> {
         Err(e) => return Err(EngineError::failed(format!("cannot find {text}")).because(e)),
     }
     let is_path = text.starts_with('/') || text.starts_with('.');
-    if is_path && let Some(record) = lifecycle::find_by_mountpoint(store, Path::new(text))? {
+    if is_path && let Some(record) = state::find_by_mountpoint(store, Path::new(text))? {
         return Ok(Target::Container(Box::new(record)));
     }
     match Source::parse(OsStr::new(text)) {
@@ -210,7 +210,7 @@ fn find_layer<'a>(layers: &'a [LayerInfo], wanted: &str) -> Result<&'a LayerInfo
 
 /// What a container has changed against its layers.
 pub fn diff(store: &Store, name: &str) -> Result<Vec<Change>> {
-    let record = lifecycle::find(store, name)?;
+    let record = state::find(store, name)?;
     let view = open(store, &Target::Container(Box::new(record)), Part::Root)?;
     view.fs.changes().or_fail(|| format!("cannot compare {name} with its layers"))
 }

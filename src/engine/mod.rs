@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod ending;
 pub mod error;
 pub mod fuzz;
 pub mod host;
@@ -22,6 +23,7 @@ pub mod names;
 pub mod populate;
 pub mod settings;
 pub mod spec;
+pub mod state;
 pub mod users;
 pub mod volumes;
 

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::mount::MountPropagationFlags;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 
 use super::mount::receive_fd;
@@ -51,6 +52,21 @@ pub(super) fn open_in_namespace(open: &dyn Fn() -> io::Result<OwnedFd>) -> io::R
         (Err(error), _) => Err(error),
         (Ok(_), _) => Err(io::ErrorKind::Other.into()),
     }
+}
+
+/// Moves this process into a mount namespace of its own, whose mounts nobody else gets: as root into just that, as an
+/// ordinary user into a user namespace with it, in which our ids are themselves. Call it with one thread.
+pub fn enter_private() -> io::Result<()> {
+    let (uid, gid) = (proc::euid(), proc::egid());
+    // SAFETY: changes only what this process sees of the mounts.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        match io::Error::last_os_error() {
+            error if is_denied(&error) => enter(uid, gid)?,
+            error => return Err(error),
+        }
+    }
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", private)?)
 }
 
 fn enter(uid: u32, gid: u32) -> io::Result<()> {

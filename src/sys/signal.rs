@@ -4,6 +4,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 
 /// A descriptor that becomes readable when one of its signals arrives (signalfd(2)).
 #[derive(Debug)]
@@ -65,6 +67,23 @@ pub fn ignore_hangup() {
     unsafe {
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
     }
+}
+
+/// Starts a command with no signal blocked or ignored, whatever this process has done to its own.
+pub fn spawn_with_defaults(command: &mut Command) -> io::Result<Child> {
+    let restore = || {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: async-signal-safe calls only, as after fork; sigemptyset initialises the set before it is read.
+        let error = unsafe {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+        };
+        if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    };
+    // SAFETY: the closure makes no allocation and takes no lock.
+    unsafe { command.pre_exec(restore) };
+    command.spawn()
 }
 
 /// SIGTERM: end.
