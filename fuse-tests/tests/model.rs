@@ -5,8 +5,10 @@
 //! `MLFS_MODEL_SEQUENCES` and `MLFS_MODEL_SEED` choose how many and from which seed. A failing sequence is shrunk (whole
 //! runs of operations are left out while it still fails) and printed; it should become a named test.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fuse_tests::driver::{Driver, Mount};
@@ -112,26 +114,32 @@ fn answer<T: Debug>(result: std::io::Result<T>) -> String {
     }
 }
 
+/// Opens without waiting for the other end of a pipe.
+fn open(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)
+}
+
 fn apply(root: &Path, op: &Op) -> String {
     let p = |path: &String| root.join(path);
     let at_link = AtFlags::SYMLINK_NOFOLLOW;
     match op {
         Op::Write(path, number) => answer((|| {
-            let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(p(path))?;
+            let file = open(OpenOptions::new().write(true).create(true).truncate(false), &p(path))?;
             file.write_at(format!("W{number}").as_bytes(), *number)?;
             stamp(&p(path), *number, AtFlags::empty())
         })()),
         Op::Truncating(path, number) => answer((|| {
-            std::fs::write(p(path), format!("T{number}"))?;
+            let file = open(OpenOptions::new().write(true).create(true).truncate(true), &p(path))?;
+            file.write_at(format!("T{number}").as_bytes(), 0)?;
             stamp(&p(path), *number, AtFlags::empty())
         })()),
         Op::Append(path, number) => answer((|| {
             use std::io::Write;
-            std::fs::OpenOptions::new().append(true).open(p(path))?.write_all(format!("A{number}").as_bytes())?;
+            open(OpenOptions::new().append(true), &p(path))?.write_all(format!("A{number}").as_bytes())?;
             stamp(&p(path), *number, AtFlags::empty())
         })()),
         Op::Truncate(path, number) => answer((|| {
-            std::fs::OpenOptions::new().write(true).open(p(path))?.set_len(*number)?;
+            open(OpenOptions::new().write(true), &p(path))?.set_len(*number)?;
             stamp(&p(path), *number, AtFlags::empty())
         })()),
         Op::Unlink(path) => answer(rustix::fs::unlink(p(path)).map_err(Into::into)),
@@ -192,17 +200,24 @@ fn apply(root: &Path, op: &Op) -> String {
 
 /// Three layers of files, directories, links and what hides what is below.
 fn random_layers(random: &mut Random) -> Vec<LayerSpec> {
-    let mut seen: Vec<String> = Vec::new();
+    let mut visible = BTreeSet::new();
     (0..3)
         .map(|number| {
             let mut layer = LayerSpec::new();
-            fill(random, &mut layer, "", 0, number, &mut seen);
+            fill(random, &mut layer, "", 0, number, &mut visible);
             layer
         })
         .collect()
 }
 
-fn fill(random: &mut Random, layer: &mut LayerSpec, dir: &str, depth: usize, number: usize, seen: &mut Vec<String>) {
+fn fill(
+    random: &mut Random,
+    layer: &mut LayerSpec,
+    dir: &str,
+    depth: usize,
+    number: usize,
+    visible: &mut BTreeSet<String>,
+) {
     for name in &NAMES[..5] {
         let path = if dir.is_empty() { (*name).to_owned() } else { format!("{dir}/{name}") };
         let owner = (*random.pick(&[0, 1000]), *random.pick(&[0, 50]));
@@ -225,14 +240,16 @@ fn fill(random: &mut Random, layer: &mut LayerSpec, dir: &str, depth: usize, num
                 layer.dir(&path).mode(*random.pick(&[0o755, 0o700, 0o1777, 0o2755])).owner(owner.0, owner.1);
                 if number > 0 && random.below(5) == 0 {
                     layer.opaque(&path);
+                    hide_below(visible, &path);
                 }
-                fill(random, layer, &path, depth + 1, number, seen);
+                fill(random, layer, &path, depth + 1, number, visible);
             }
             58..65 => {
                 layer.symlink(&path, *random.pick(&["a", "../b", "/x"]));
             }
             // A whiteout of nothing is shown by the kernel in directories of one layer only.
-            65..75 if seen.contains(&path) => {
+            65..75 if visible.remove(&path) => {
+                hide_below(visible, &path);
                 layer.whiteout(&path);
                 continue;
             }
@@ -241,8 +258,15 @@ fn fill(random: &mut Random, layer: &mut LayerSpec, dir: &str, depth: usize, num
             }
             _ => continue,
         }
-        seen.push(path);
+        if !layer.items.iter().any(|item| item.path == path.as_bytes() && item.what == What::Dir) {
+            hide_below(visible, &path);
+        }
+        visible.insert(path);
     }
+}
+
+fn hide_below(visible: &mut BTreeSet<String>, path: &str) {
+    visible.retain(|other| !other.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
 }
 
 /// Runs a sequence on both; the first difference, if any.

@@ -56,7 +56,9 @@ impl Context {
             ..Settings::default()
         };
         let settings = flags.over(config::load(&environment)?);
-        log::set_max_level(settings.log_level.unwrap_or(log::LevelFilter::Warn));
+        if let Some(level) = settings.log_level {
+            log_sink::set_level(level);
+        }
         Ok(Context { settings, format: global.format, is_quiet: global.quiet })
     }
 
@@ -72,7 +74,7 @@ impl Context {
 
 /// Runs the program with its arguments, `args[0]` being its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    log_sink::install(log::LevelFilter::Warn);
+    log_sink::install();
     // Before clap: every word after it is the client's, `--version` too.
     if let [_, command, rest @ ..] = args.as_slice()
         && command == "overlay"

@@ -21,6 +21,7 @@ use crate::fs::{Fs, FsSpec};
 use crate::fuse::{self, MountOptions};
 use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
+use crate::sys::inherited;
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::tree::{Base, BranchSpec};
 use crate::upper::{Ownership, UpperSpec, probe_ownership};
@@ -117,6 +118,7 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
 }
 
 fn be_daemon(fuse: fuse::FuseMount, fs: Arc<Fs>, duty: &Duty<'_>, end: DaemonEnd) -> ! {
+    inherited::close();
     let mut end = Some(end);
     let mut ready = |_: &Duty<'_>| {
         log_sink::turn_off();

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
@@ -56,6 +56,8 @@ pub fn ownership(form: OwnershipForm) -> Ownership {
 pub struct Made {
     /// Volumes that were not there before.
     pub volumes: Vec<String>,
+    /// The directories of a named upper (itself, its work directory) that were not there before.
+    pub dirs: Vec<PathBuf>,
     /// The mount was usable: from then on nothing is taken back, it may hold somebody's work.
     pub is_usable: bool,
 }

@@ -20,6 +20,9 @@ use super::control::{self, Answer, Request};
 use super::state::{State, find, find_by_mountpoint, fsname, lock, state};
 use super::{EngineError, OrFail, Result, daemon, host, mount};
 
+/// How long a daemon that was told to end at once may take, before it is killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Whether the end of a mount may discard a `--rm` container.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Discard {
@@ -99,6 +102,30 @@ pub fn clear_dead(store: &Store, record: &mut ContainerRecord) -> Result<()> {
     record.mounted = None;
     record.finished = Some(timestamp::now());
     store.save_container(record).or_fail(|| "cannot write the container's record")
+}
+
+/// Removes containers whose making was cut short by a crash, with their mounts and anonymous volumes.
+pub fn clear_incomplete(store: &Store) -> Result<()> {
+    for record in store.load_containers().or_fail(|| "cannot list the containers")? {
+        if !record.incomplete {
+            continue;
+        }
+        // Its maker holds the lock while it lives.
+        let lock = match store.lock_container(&record.id, Wait::Try) {
+            Err(StoreError::Locked { .. }) => continue,
+            other => other.or_fail(|| "cannot lock a container")?,
+        };
+        match store.load_container(&record.id).or_fail(|| "cannot read a container's record")? {
+            Some(mut record) if record.incomplete => {
+                clear_dead(store, &mut record)?;
+                discard_container(store, &record, WithVolumes::Yes)?;
+                lock.remove().or_fail(|| "cannot remove a container's lock")?;
+            }
+            // Finished, or gone, in between.
+            _ => {}
+        }
+    }
+    store.clear_empty_containers().or_fail(|| "cannot clear folders of containers")
 }
 
 /// How `umount` goes about it.
@@ -276,6 +303,13 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
                 unmount_by_path(store, &record, How::Lazy)?;
             }
         }
+        wait_for_end(&live, Some(KILL_PATIENCE))?;
+        if let Some(process) = &process
+            && store.is_container_live(&record.id).or_fail(|| "cannot look at the container")?
+            && let Err(e) = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL)
+        {
+            log::debug!("the daemon is gone: {e}");
+        }
         wait_for_end(&live, None)?;
         wait_for_process(process.as_ref());
     }
@@ -290,4 +324,27 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     clear_dead(store, &mut record)?;
     discard_container(store, &record, options.volumes)?;
     lock.remove().or_fail(|| "cannot remove the container's lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Access;
+    use crate::store::container::tests::record;
+
+    #[test]
+    fn what_a_crash_left_incomplete_goes_and_work_in_progress_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let dead = ContainerRecord { incomplete: true, ..record("dead") };
+        let busy = ContainerRecord { incomplete: true, ..record("busy") };
+        let whole = record("whole");
+        for one in [&dead, &busy, &whole] {
+            store.create_container(one).unwrap();
+        }
+        let _held = store.lock_container(&busy.id, Wait::Try).unwrap();
+        clear_incomplete(&store).unwrap();
+        let names: Vec<String> = store.load_containers().unwrap().into_iter().map(|c| c.name).collect();
+        assert_eq!(names, ["busy", "whole"]);
+    }
 }

@@ -19,6 +19,7 @@ use crate::fs::Fs;
 use crate::fuse::{self, FuseMount, MountOptions};
 use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
+use crate::sys::inherited;
 use crate::sys::namespace::enter_private;
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::sys::signal;
@@ -26,7 +27,7 @@ use crate::sys::signal;
 use super::assemble::{self, Made};
 use super::control::ControlSocket;
 use super::daemon::{self, Duty, Outcome, Served};
-use super::ending::{Discard, clear_dead, finish};
+use super::ending::{Discard, clear_dead, clear_incomplete, finish};
 use super::mount::{self, MountRequest, Plan};
 use super::state::{State, find, fsname, lock, state};
 use super::{EngineError, OrFail, Result, host, log_sink};
@@ -59,7 +60,7 @@ pub fn mount(
     tell: &mut dyn FnMut(&Usable) -> Result<()>,
 ) -> Result<Option<ExitStatus>> {
     let Plan { store, record, in_use } = mount::plan(open_store, request)?;
-    if let Err(error) = store.clear_incomplete_containers() {
+    if let Err(error) = clear_incomplete(&store) {
         log::debug!("what a crash left cannot be cleared: {error}");
     }
     let lock = lock(&store, &record)?;
@@ -70,7 +71,7 @@ pub fn mount(
     drop(in_use);
     let mut made = Made::default();
     let mountpoint = request_mountpoint(&record)?;
-    let result = make_upper(&store, &record)
+    let result = make_upper(&store, &record, &mut made)
         .and_then(|()| bring_up(&store, record.clone(), lock, &mountpoint, front, First::Yes, &mut made, tell));
     if result.is_err() && !made.is_usable {
         take_back(&store, &record, &made);
@@ -102,7 +103,14 @@ pub fn start(
         }
     };
     let place = mount::check_mountpoint(&place)?;
-    bring_up(store, record, lock, &place, front, First::No, &mut Made::default(), tell).map(drop)
+    let id = record.id.clone();
+    let mut made = Made::default();
+    let result = bring_up(store, record, lock, &place, front, First::No, &mut made, tell).map(drop);
+    if result.is_err() && !made.is_usable {
+        // What was noted of the mount must not make the container a dead one.
+        finish(store, &id, Discard::Never)?;
+    }
+    result
 }
 
 /// Is this the first mount of the container?
@@ -117,17 +125,16 @@ fn request_mountpoint(record: &ContainerRecord) -> Result<PathBuf> {
 }
 
 /// Makes the directories of the upper.
-fn make_upper(store: &Store, record: &ContainerRecord) -> Result<()> {
+fn make_upper(store: &Store, record: &ContainerRecord, made: &mut Made) -> Result<()> {
     if record.upper.is_none() {
         return container::create_upper(store, &record.id).or_fail(|| "cannot make the upper");
     }
     let (upper, work) = mount::work_of(store, record);
     for (dir, mode) in [(upper, 0o755), (work, 0o700)] {
         match fs::DirBuilder::new().mode(mode).create(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(EngineError::failed(format!("cannot make {}", dir.display())).because(e));
-            }
-            _ => {}
+            Ok(()) => made.dirs.push(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(EngineError::failed(format!("cannot make {}", dir.display())).because(e)),
         }
     }
     Ok(())
@@ -146,6 +153,14 @@ fn take_back(store: &Store, record: &ContainerRecord, made: &Made) {
     // A daemon that failed is about to end and to let go of the lock.
     if let Ok(lock) = store.lock_container(&record.id, Wait::Block) {
         told("its lock", lock.remove());
+    }
+    let (_, work) = mount::work_of(store, record);
+    for dir in &made.dirs {
+        // What is in a work directory is ours; a named upper goes only as empty as it was made.
+        let removed = if *dir == work { fs::remove_dir_all(dir) } else { fs::remove_dir(dir) };
+        if let Err(error) = removed {
+            log::warn!("cannot take back {}: {error}", dir.display());
+        }
     }
     for volume in &made.volumes {
         if let Err(error) = super::volumes::remove(store, volume) {
@@ -200,6 +215,12 @@ fn bring_up(
             return Err(error);
         }
     };
+    record.mounted = Some(mounted_record(&served, None)?);
+    // Noted before anybody serves: if we are killed now, the next command finds what to clear.
+    if let Err(error) = store.save_container(&record) {
+        daemon::clear_mount(mountpoint, Some(served.dev));
+        return Err(EngineError::failed("cannot write the container's record").because(error));
+    }
     let usable = Usable { name: record.name.clone(), notices };
     let dev = served.dev;
     let is_usable = &mut made.is_usable;
@@ -239,8 +260,11 @@ fn spawn(command: &[OsString], duty: &Duty<'_>) -> Result<Child> {
     let Some((program, args)) = command.split_first() else {
         return Err(EngineError::usage("there is no command to run"));
     };
-    let child = signal::spawn_with_defaults(Command::new(program).args(args))
-        .map_err(|e| EngineError::no_command(format!("cannot run {}", program.to_string_lossy()), e))?;
+    // Nobody uses the mount yet, so nothing is made in it under this mask.
+    let own = proc::set_umask(inherited::umask());
+    let child = signal::spawn_with_defaults(Command::new(program).args(args));
+    proc::set_umask(own);
+    let child = child.map_err(|e| EngineError::no_command(format!("cannot run {}", program.to_string_lossy()), e))?;
     let process = rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
         .map_err(std::io::Error::from)
         .or_fail(|| "cannot watch the command")?;
@@ -259,6 +283,7 @@ fn is_upper_new(store: &Store, record: &ContainerRecord) -> Result<bool> {
 
 /// The life of a daemon; it does not return to the command line. The caller takes everything back if it fails early.
 fn be_daemon(task: Task<'_>, end: DaemonEnd) -> ! {
+    inherited::close();
     let log = task.store.container_dir(&task.record.id).join(LOG);
     let mut end = Some(end);
     let mut ready = |_: &Duty<'_>| end.take().map_or(Ok(()), |end| end.ready().or_fail(|| "the caller is gone"));
@@ -298,6 +323,20 @@ fn notices(fs: &Fs, record: &ContainerRecord) -> Vec<String> {
     notices
 }
 
+/// What a record tells of a mount that this process makes or serves.
+fn mounted_record(served: &Served, socket: Option<&ControlSocket>) -> Result<MountedRecord> {
+    Ok(MountedRecord {
+        mountpoint: host::path_text(&served.target)?,
+        dev: served.dev,
+        pid: std::process::id(),
+        boot_id: host::boot_id()?,
+        host: proc::host_name(),
+        namespace: host::mount_namespace(),
+        socket: socket.and_then(|s| s.path().to_str().map(str::to_owned)),
+        since: timestamp::now(),
+    })
+}
+
 /// A mount that is about to be served.
 struct Task<'a> {
     store: &'a Store,
@@ -323,17 +362,7 @@ impl Task<'_> {
                 None
             }
         };
-        let since = timestamp::now();
-        self.record.mounted = Some(MountedRecord {
-            mountpoint: host::path_text(&self.served.target)?,
-            dev: self.served.dev,
-            pid: std::process::id(),
-            boot_id: host::boot_id()?,
-            host: proc::host_name(),
-            namespace: host::mount_namespace(),
-            socket: socket.as_ref().and_then(|s| s.path().to_str().map(str::to_owned)),
-            since,
-        });
+        self.record.mounted = Some(mounted_record(&self.served, socket.as_ref())?);
         self.record.incomplete = false;
         self.store.save_container(&self.record).or_fail(|| "cannot write the container's record")?;
         let umask = proc::set_umask(0);

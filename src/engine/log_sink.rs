@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -36,12 +37,20 @@ struct LogFile {
 }
 
 static SINK: Sink = Sink { out: Mutex::new(Out::Stderr) };
+/// Did the user choose a level?
+static IS_CHOSEN: AtomicBool = AtomicBool::new(false);
 
-/// Installs the sink; lines go to standard error. Does nothing when called again.
-pub fn install(level: LevelFilter) {
+/// Installs the sink; warnings and errors go to standard error. Does nothing when called again.
+pub fn install() {
     if log::set_logger(&SINK).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(LevelFilter::Warn);
     }
+}
+
+/// Logs at this level from now on, on standard error and in files.
+pub fn set_level(level: LevelFilter) {
+    IS_CHOSEN.store(true, Ordering::Relaxed);
+    log::set_max_level(level);
 }
 
 /// Whether standard output and error go to the log too.
@@ -56,6 +65,10 @@ pub enum Follow {
 /// Turns the sink to the file at `path`.
 pub fn turn_to_file(path: &Path, follow: Follow) -> std::io::Result<()> {
     let log_file = LogFile::open(path, follow)?;
+    // A file that nobody has to look at may tell more than a terminal.
+    if !IS_CHOSEN.load(Ordering::Relaxed) {
+        log::set_max_level(LevelFilter::Info);
+    }
     *lock(&SINK.out) = Out::File(log_file);
     Ok(())
 }

@@ -349,22 +349,8 @@ impl Store {
         Err(StoreError::Locked { path })
     }
 
-    /// Removes containers whose making was cut short by a crash; returns their ids.
-    pub fn clear_incomplete_containers(&self) -> Result<Vec<ContainerRecord>, StoreError> {
-        let mut cleared = Vec::new();
-        for record in self.load_containers()?.into_iter().filter(|r| r.incomplete) {
-            // Its maker holds the lock while it lives.
-            let lock = match self.lock_container(&record.id, Wait::Try) {
-                Err(StoreError::Locked { .. }) => continue,
-                other => other?,
-            };
-            if self.load_container(&record.id)?.is_some_and(|r| r.incomplete) {
-                self.remove_container(&record.id)?;
-                cleared.push(record);
-            }
-            lock.remove()?;
-        }
-        // A folder without a record: the crash came between the two.
+    /// Removes folders without a record: a crash came between the two.
+    pub fn clear_empty_containers(&self) -> Result<(), StoreError> {
         let dir = self.layout().containers();
         for entry in fs::read_dir(&dir).reading("list", &dir)? {
             let entry = entry.reading("list", &dir)?;
@@ -378,7 +364,7 @@ impl Store {
                 lock.remove()?;
             }
         }
-        Ok(cleared)
+        Ok(())
     }
 }
 
@@ -466,17 +452,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_incomplete_goes_and_work_in_progress_stays() {
+    fn empty_folders_go() {
         let (_dir, store) = store();
-        let dead = ContainerRecord { incomplete: true, ..record("dead") };
-        let busy = ContainerRecord { incomplete: true, ..record("busy") };
-        store.create_container(&dead).unwrap();
-        let _held = store.lock_container(&busy.id, Wait::Try).unwrap();
-        store.create_container(&busy).unwrap();
+        let one = record("one");
+        store.create_container(&one).unwrap();
         fs::create_dir(store.container_dir("empty")).unwrap();
-        let cleared = store.clear_incomplete_containers().unwrap();
-        assert_eq!(cleared, [dead]);
-        assert!(store.load_container(&busy.id).unwrap().is_some());
+        store.clear_empty_containers().unwrap();
+        assert!(store.load_container(&one.id).unwrap().is_some());
         assert!(!store.container_dir("empty").exists());
     }
 
