@@ -16,6 +16,7 @@ use crate::store::Access;
 
 use super::Context;
 use super::output;
+use super::progress::Bars;
 
 /// `mlfs mount`
 #[derive(Args, Debug)]
@@ -152,14 +153,20 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     } else {
         Front::Daemon
     };
+    let bars = Bars::default();
     if args.dry_run {
-        let plan = mount::plan(|| context.store(Access::Write), &request)?;
+        let plan = mount::plan(|| context.store(Access::Write), &request, bars.shown(context))?;
+        bars.clear();
         output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
         return Ok(ExitCode::SUCCESS);
     }
     let has_command = matches!(front, Front::Command(_));
-    let mut told = |usable: &Usable| if has_command { Ok(()) } else { tell(context, usable) };
-    let status = lifecycle::mount(|| context.store(Access::Write), &request, &front, &mut told)?;
+    let mut told = |usable: &Usable| {
+        bars.clear();
+        if has_command { Ok(()) } else { tell(context, usable) }
+    };
+    let open = || context.store(Access::Write);
+    let status = lifecycle::mount(open, &request, &front, bars.shown(context), &mut told)?;
     let code = status.and_then(|s| s.code().or(s.signal().map(|signal| 128 + signal))).unwrap_or(0);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }

@@ -70,6 +70,10 @@ fn discard_container(store: &Store, record: &ContainerRecord, volumes: WithVolum
     store.remove_container(&record.id).or_fail(|| format!("cannot remove the container {}", record.name))?;
     if volumes == WithVolumes::Yes {
         for volume in record.anonymous_volumes() {
+            // One whose container was never mounted may not have been made.
+            if matches!(store.load_volume(volume), Ok(None)) {
+                continue;
+            }
             if let Err(error) = super::volumes::remove(store, volume) {
                 log::warn!("cannot remove the anonymous volume {volume}: {error}");
             }

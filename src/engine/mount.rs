@@ -15,6 +15,7 @@ use crate::store::volume::VolumeRecord;
 use crate::store::{Lock, Mode, Store, Wait, timestamp};
 use crate::sys::mount;
 
+use super::load::Progress;
 use super::settings::{STOP_TIMEOUT, Settings};
 use super::spec::{self, CreateSource, MountSpec, TmpfsSize};
 use super::{EngineError, OrFail, Result, host, layers, names, volumes};
@@ -53,7 +54,11 @@ pub struct Plan {
 /// Makes the record of a new container.
 ///
 /// Errors of class `Usage` come first: they need neither store nor host.
-pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) -> Result<Plan> {
+pub fn plan(
+    open_store: impl FnOnce() -> Result<Store>,
+    request: &MountRequest,
+    progress: &dyn Progress,
+) -> Result<Plan> {
     let settings = &request.settings;
     if let Some(name) = &settings.name
         && !spec::is_valid_name(name)
@@ -85,7 +90,7 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
         check_outside(("mountpoint", &mountpoint), ("upper", Path::new(upper)))?;
         check_outside(("upper", Path::new(upper)), ("mountpoint", &mountpoint))?;
     }
-    let (image, image_name, layers) = resolve_origin(&store, &request.origin)?;
+    let (image, image_name, layers) = resolve_origin(&store, &request.origin, progress)?;
 
     let is_fixed = matches!(uids, IdMap::Fixed(_));
     let name = match &settings.name {
@@ -121,13 +126,13 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
 
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
 
-fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
+fn resolve_origin(store: &Store, origin: &Origin, progress: &dyn Progress) -> Result<Resolved> {
     match origin {
         Origin::Image(name) => {
             if let Source::Rootfs(dir) = layers::parse_source(name)? {
-                return resolve_origin(store, &Origin::Layers(vec![dir]));
+                return resolve_origin(store, &Origin::Layers(vec![dir]), progress);
             }
-            let image = layers::resolve_image(store, name)?;
+            let image = layers::resolve_image(store, name, progress)?;
             let stored = image.diff_ids.iter().copied().map(LayerRecord::Stored).collect();
             Ok((Some(image.manifest), Some(name.clone()), stored))
         }
@@ -138,7 +143,7 @@ fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
                 records.push(if is_dir {
                     LayerRecord::Dir(text(&canonical(path, "the layer")?)?)
                 } else {
-                    LayerRecord::Stored(layers::load_archive(store, path)?)
+                    LayerRecord::Stored(layers::load_archive(store, path, progress)?)
                 });
             }
             Ok((None, None, records))
