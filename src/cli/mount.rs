@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::engine::lifecycle::{self, Front, Usable};
-use crate::engine::mount::{self, MountRequest, Origin};
+use crate::engine::mount::{self, MountRequest, Origin, Purpose};
 use crate::engine::settings::{self, Settings};
 use crate::engine::{EngineError, Result, spec};
 use crate::store::Access;
@@ -143,7 +143,9 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     let flags = args.settings()?;
     spec::order(flags.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
     let (origin, mountpoint) = args.origin()?;
-    let mut request = MountRequest { origin, mountpoint, settings: flags.over(context.settings.clone()) };
+    let purpose = if args.dry_run { Purpose::Show } else { Purpose::Mount };
+    let settings = flags.over(context.settings.clone());
+    let mut request = MountRequest { origin, mountpoint, settings, purpose };
     let settings = &mut request.settings;
     let front = if !args.command.is_empty() {
         settings.rm = settings.rm.or(Some(settings.name.is_none()));
@@ -155,7 +157,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     };
     let bars = Bars::default();
     if args.dry_run {
-        let plan = mount::plan(|| context.store(Access::Write), &request, bars.shown(context))?;
+        let plan = mount::plan(|| context.store(Access::Read), &request, bars.shown(context))?;
         bars.clear();
         output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
         return Ok(ExitCode::SUCCESS);

@@ -38,6 +38,17 @@ pub struct MountRequest {
     pub mountpoint: PathBuf,
     /// How.
     pub settings: Settings,
+    /// Whether it will be carried out.
+    pub purpose: Purpose,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be carried out: what lies outside of the store is loaded.
+    Mount,
+    /// To be shown (`--dry-run`): nothing is loaded or made.
+    Show,
 }
 
 /// A planned mount.
@@ -90,7 +101,7 @@ pub fn plan(
         check_outside(("mountpoint", &mountpoint), ("upper", Path::new(upper)))?;
         check_outside(("upper", Path::new(upper)), ("mountpoint", &mountpoint))?;
     }
-    let (image, image_name, layers) = resolve_origin(&store, &request.origin, progress)?;
+    let (image, image_name, layers) = resolve_origin(&store, &request.origin, request.purpose, progress)?;
 
     let is_fixed = matches!(uids, IdMap::Fixed(_));
     let name = match &settings.name {
@@ -126,11 +137,15 @@ pub fn plan(
 
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
 
-fn resolve_origin(store: &Store, origin: &Origin, progress: &dyn Progress) -> Result<Resolved> {
+fn resolve_origin(store: &Store, origin: &Origin, purpose: Purpose, progress: &dyn Progress) -> Result<Resolved> {
     match origin {
         Origin::Image(name) => {
-            if let Source::Rootfs(dir) = layers::parse_source(name)? {
-                return resolve_origin(store, &Origin::Layers(vec![dir]), progress);
+            let source = layers::parse_source(name)?;
+            if purpose == Purpose::Show && !matches!(source, Source::Store(_) | Source::Rootfs(_)) {
+                return Ok((None, Some(name.clone()), Vec::new()));
+            }
+            if let Source::Rootfs(dir) = source {
+                return resolve_origin(store, &Origin::Layers(vec![dir]), purpose, progress);
             }
             let image = layers::resolve_image(store, name, progress)?;
             let stored = image.diff_ids.iter().copied().map(LayerRecord::Stored).collect();
@@ -140,7 +155,7 @@ fn resolve_origin(store: &Store, origin: &Origin, progress: &dyn Progress) -> Re
             let mut records = Vec::new();
             for path in paths {
                 let is_dir = fs::metadata(path).is_ok_and(|meta| meta.is_dir());
-                records.push(if is_dir {
+                records.push(if is_dir || purpose == Purpose::Show {
                     LayerRecord::Dir(text(&canonical(path, "the layer")?)?)
                 } else {
                     LayerRecord::Stored(layers::load_archive(store, path, progress)?)
@@ -154,6 +169,9 @@ fn resolve_origin(store: &Store, origin: &Origin, progress: &dyn Progress) -> Re
 /// What `--dry-run` prints.
 pub fn describe(record: &ContainerRecord) -> Vec<String> {
     let mut steps = Vec::new();
+    if let Some(image) = &record.image_name {
+        steps.push(format!("image {image}"));
+    }
     for layer in &record.layers {
         steps.push(format!("layer {}", String::from(layer.clone())));
     }
