@@ -452,3 +452,78 @@ fn unknown_names() {
         w.mlfs().fails(["ps", "--frobnicate"], 2, "--frobnicate");
     });
 }
+
+// `mount -- CMD`: a mount of its own for one command, which keeps the caller's uid; afterwards nothing is left.
+#[test]
+fn with_a_command() {
+    world(|w| {
+        app(w);
+        let target = w.target("box").display().to_string();
+        let script = format!("cat {target}/etc/conf; id -u; echo x > {target}/etc/conf; cat {target}/etc/conf");
+        let said = w.mlfs().ok(["mount", "app", &target, "--", "sh", "-euc", &script]);
+        let uid = fuse_tests::identity::own_ids().0.to_string();
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines, [&format!("conf{uid}") as &str, "x"], "the content has no line end");
+        assert_eq!(list(&target), Vec::<String>::new(), "nobody else sees the mount");
+        assert_eq!(w.mlfs().json(["ps", "-a"]).len(), 0, "the container is removed");
+        let code = |args: &[&str]| w.mlfs().run(["mount", "app", &target, "--"].iter().chain(args)).code;
+        assert_eq!(code(&["sh", "-c", "exit 42"]), 42);
+        assert_eq!(code(&["sh", "-c", "kill -TERM $$"]), 143);
+        assert_eq!(code(&["/no/such/program"]), 127);
+        assert_eq!(code(&["/etc/passwd"]), 126);
+        assert_eq!(w.mlfs().run(["mount", "no-such-image", &target, "--", "true"]).code, 125);
+        assert_eq!(w.mlfs().run(["mount", "--frobnicate", "app", &target, "--", "true"]).code, 125);
+        w.mlfs().ok(["mount", "--name", "kept", "app", &target, "--", "sh", "-c", &format!("echo y > {target}/new")]);
+        assert_eq!(w.state("kept").as_deref(), Some("stopped"), "a named one stays");
+        assert_eq!(w.mlfs().ok(["cat", "kept", "/new"]), "y");
+    });
+}
+
+#[test]
+fn on_a_terminal() {
+    world(|w| {
+        let mut layer = LayerSpec::new();
+        layer.file("f", "x".repeat(3_000_000)).owner(0, 0);
+        layer.dir("etc").owner(0, 0);
+        layer.file("etc/conf", "c").owner(0, 0);
+        let dir = w.sandbox.path("image");
+        fuse_tests::image::write_oci(&dir, &fuse_tests::image::image_layers(&[layer]), "v1");
+        // script(1) gives the command a terminal.
+        let on_terminal = |args: &str| {
+            let line =
+                format!("'{}' --root '{}' {args}", fuse_tests::cli::mlfs_binary().display(), w.mlfs().root().display());
+            let mut command = std::process::Command::new("script");
+            command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").env("HOME", w.sandbox.path("home"));
+            command.env("XDG_RUNTIME_DIR", w.sandbox.path("run")).stdin(std::process::Stdio::null());
+            fuse_tests::cli::run(&w.sandbox, &mut command).ok()
+        };
+        let loud = on_terminal(&format!("image load oci:{}:v1 app", dir.display()));
+        assert!(loud.contains('\u{1b}') || loud.contains('\r'), "a progress bar: {loud:?}");
+        let quiet = w.mlfs().run(["image", "load", &format!("oci:{}:v1", dir.display()), "app2"]);
+        assert!(!quiet.stderr.contains('\u{1b}') && !quiet.stdout.contains('\u{1b}'), "no bar without a terminal");
+        quiet.ok();
+        if identity() == Identity::User {
+            let hint = on_terminal(&format!("mount --name box app {}", w.target("box").display()));
+            assert!(hint.contains("--owner me"), "a rootless mount of a root-owned image says how to write: {hint:?}");
+            w.umount("box");
+        }
+    });
+}
+
+#[test]
+fn allow_other_needs_leave() {
+    world(|w| {
+        if identity() != Identity::User {
+            fuse_tests::skip("only an ordinary user needs user_allow_other");
+        }
+        let conf = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+        if conf.lines().any(|line| line.trim() == "user_allow_other") {
+            fuse_tests::skip("this machine's fuse.conf allows it");
+        }
+        app(w);
+        let said = w.try_mount("box", &["--allow-other", "app"]).fails_saying(1, "user_allow_other");
+        assert!(said.contains("fuse.conf"), "{said}");
+        assert_eq!(w.state("box"), None);
+        assert_eq!(w.sandbox.mounts(), Vec::<PathBuf>::new());
+    });
+}

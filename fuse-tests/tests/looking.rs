@@ -132,3 +132,20 @@ fn looking_changes_nothing() {
         before.assert_same(&after, fuse_tests::Compare::ALL, "looking changed the container");
     });
 }
+
+#[test]
+fn sources_that_are_not_loaded() {
+    world(|w| {
+        let dir = w.sandbox.path("oci");
+        fuse_tests::image::write_oci(&dir, &fuse_tests::image::image_layers(&layers()), "v1");
+        let source = format!("oci:{}:v1", dir.display());
+        assert_eq!(w.mlfs().ok(["cat", &source, "/etc/conf"]), "from layer 2, longer");
+        assert!(w.mlfs().ok(["which", &source, "/etc/conf"]).contains("layer 2"));
+        assert_eq!(w.mlfs().json(["layers", &source]).len(), 3);
+        let rootfs = w.layer("rootfs", |l| {
+            l.file("etc/os-release", "ID=test");
+        });
+        let listed = w.mlfs().ok(["ls", &format!("rootfs:{rootfs}"), "/etc"]);
+        assert!(listed.contains("os-release"), "{listed}");
+    });
+}

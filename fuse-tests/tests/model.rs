@@ -341,6 +341,10 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_sequences_equal_the_judge() {
+    fuse_tests::check(random_sequences);
+}
+
+fn random_sequences() {
     if identity() != Identity::Root {
         skip("needs root: the judge with trusted marks and every owner");
     }

@@ -287,6 +287,17 @@ fn parse_map(text: &str) -> Option<IdMap> {
     Some(IdMap::Ranges(numbers.chunks(3).map(range).collect::<Option<_>>()?))
 }
 
+/// For the fuzz target: lines are arguments; they make a mount with lowers, or are refused.
+///
+/// # Panics
+/// When a mount has no lowers.
+pub fn fuzz(data: &[u8]) {
+    let args: Vec<OsString> = data.split(|b| *b == b'\n').map(|line| OsStr::from_bytes(line).to_owned()).collect();
+    if let Ok(Asked::Mount(options)) = parse(&args) {
+        assert!(!options.lowers.is_empty(), "a mount without lowers");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +382,17 @@ mod tests {
             let error = parse_words(words).expect_err("").to_string();
             assert!(error.contains(part), "{words:?}: {error}");
         }
+    }
+
+    #[test]
+    fn seeds_are_replayed() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/mount_program");
+        let mut count = 0;
+        for entry in std::fs::read_dir(dir).unwrap() {
+            fuzz(&std::fs::read(entry.unwrap().path()).unwrap());
+            count += 1;
+        }
+        assert!(count > 0);
     }
 
     proptest! {

@@ -6,7 +6,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use super::config;
+use super::spec as mounts;
 use crate::layer::index::{BodySink, Budget, Builder, Index, IndexError, Limits, NodeId, feed};
 use crate::model::{Cookie, Digest, Kind};
 use crate::oci::reference::{ImageName, Source};
@@ -141,6 +144,32 @@ pub fn reference(data: &[u8]) {
     }
 }
 
+/// A line is a storage flag (`-v`, `--mount`, `--tmpfs`) or is refused; an accepted one has a clean target and says the
+/// same again out of a record.
+///
+/// # Panics
+/// When it does not.
+pub fn mount_spec(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for parse in [mounts::parse_volume, mounts::parse_mount, mounts::parse_tmpfs] {
+        let Ok(spec) = parse(text) else { continue };
+        assert_eq!(mounts::clean_target(&spec.target).as_ref(), Ok(&spec.target), "a target is not clean");
+        let again = serde_json::to_string(&spec).ok().and_then(|json| serde_json::from_str(&json).ok());
+        assert_eq!(again, Some(spec), "a record does not hold it");
+    }
+}
+
+/// A text is a configuration file, or is refused with the place of what is wrong.
+///
+/// # Panics
+/// When the place is missing.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(error) = config::parse(text, Path::new("/c.toml")) {
+        assert!(error.to_string().starts_with("/c.toml:"), "an error without a place: {error}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +278,25 @@ mod tests {
             ("raw", b"dir:/\xff".to_vec()),
         ];
         replay("reference", &seeds, reference);
+    }
+
+    #[test]
+    fn seeds_of_mount_specs() {
+        let seeds = [
+            ("volume", &b"data:/m/../n:ro,nocopy"[..]),
+            ("bind", b"./rel:/p:z,rprivate"),
+            ("mount", b"type=volume,src=a,dst=/p,ro,volume-label=a=b,volume-nocopy"),
+            ("quoted", b"type=bind,\"src=/a,\"\"b\",dst=/p"),
+            ("tmpfs", b"/t:size=5%,mode=1777,uid=1"),
+        ];
+        replay("mount_spec", &seeds.map(|(name, bytes)| (name, bytes.to_vec())), mount_spec);
+    }
+
+    #[test]
+    fn seeds_of_configurations() {
+        let all = b"root = \"/s\"\nvolume = [\"a:/a\"]\nread-only = true\nstop-timeout = \"5s\"\n[[mount]]\ntype = \"tmpfs\"\ntarget = \"/t\"\ntmpfs-size = 4096\n";
+        let seeds = [("all", &all[..]), ("unknown", b"[[mount]]\nfoo = 1\n"), ("broken", b"a = [\n")];
+        replay("configuration", &seeds.map(|(name, bytes)| (name, bytes.to_vec())), configuration);
     }
 
     proptest::proptest! {

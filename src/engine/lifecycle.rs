@@ -28,6 +28,7 @@ use super::assemble::{self, Made};
 use super::control::ControlSocket;
 use super::daemon::{self, Duty, Outcome, Served};
 use super::ending::{Discard, clear_dead, clear_incomplete, finish};
+use super::load::Progress;
 use super::mount::{self, MountRequest, Plan};
 use super::state::{State, find, fsname, lock, state};
 use super::{EngineError, OrFail, Result, host, log_sink};
@@ -57,9 +58,10 @@ pub fn mount(
     open_store: impl FnOnce() -> Result<Store>,
     request: &MountRequest,
     front: &Front,
+    progress: &dyn Progress,
     tell: &mut dyn FnMut(&Usable) -> Result<()>,
 ) -> Result<Option<ExitStatus>> {
-    let Plan { store, record, in_use } = mount::plan(open_store, request)?;
+    let Plan { store, record, in_use } = mount::plan(open_store, request, progress)?;
     if let Err(error) = clear_incomplete(&store) {
         log::debug!("what a crash left cannot be cleared: {error}");
     }
@@ -71,7 +73,7 @@ pub fn mount(
     drop(in_use);
     let mut made = Made::default();
     let mountpoint = request_mountpoint(&record)?;
-    let result = make_upper(&store, &record)
+    let result = make_upper(&store, &record, &mut made)
         .and_then(|()| bring_up(&store, record.clone(), lock, &mountpoint, front, First::Yes, &mut made, tell));
     if result.is_err() && !made.is_usable {
         take_back(&store, &record, &made);
@@ -125,17 +127,16 @@ fn request_mountpoint(record: &ContainerRecord) -> Result<PathBuf> {
 }
 
 /// Makes the directories of the upper.
-fn make_upper(store: &Store, record: &ContainerRecord) -> Result<()> {
+fn make_upper(store: &Store, record: &ContainerRecord, made: &mut Made) -> Result<()> {
     if record.upper.is_none() {
         return container::create_upper(store, &record.id).or_fail(|| "cannot make the upper");
     }
     let (upper, work) = mount::work_of(store, record);
     for (dir, mode) in [(upper, 0o755), (work, 0o700)] {
         match fs::DirBuilder::new().mode(mode).create(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(EngineError::failed(format!("cannot make {}", dir.display())).because(e));
-            }
-            _ => {}
+            Ok(()) => made.dirs.push(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(EngineError::failed(format!("cannot make {}", dir.display())).because(e)),
         }
     }
     Ok(())
@@ -154,6 +155,14 @@ fn take_back(store: &Store, record: &ContainerRecord, made: &Made) {
     // A daemon that failed is about to end and to let go of the lock.
     if let Ok(lock) = store.lock_container(&record.id, Wait::Block) {
         told("its lock", lock.remove());
+    }
+    let (_, work) = mount::work_of(store, record);
+    for dir in &made.dirs {
+        // What is in a work directory is ours; a named upper goes only as empty as it was made.
+        let removed = if *dir == work { fs::remove_dir_all(dir) } else { fs::remove_dir(dir) };
+        if let Err(error) = removed {
+            log::warn!("cannot take back {}: {error}", dir.display());
+        }
     }
     for volume in &made.volumes {
         if let Err(error) = super::volumes::remove(store, volume) {

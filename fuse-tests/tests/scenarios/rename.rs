@@ -76,6 +76,41 @@ fn lower_directories_by_mv(s: &mut Scene) {
     assert_eq!(tree.node("into/moved/sub").mode, 0o750);
 }
 
+// rename(2) itself, with all that layers hold below, and whatever is made at the old name afterwards.
+fn lower_directories(s: &mut Scene) {
+    s.skip_when(!s.has_index(), "kernel overlayfs: redirect_dir works in the initial namespace only");
+    s.layer(|l| {
+        l.file("d/deep/f", "one");
+        l.file("d/gone", "one");
+        l.file("other/x", "x");
+        l.dir("d").mode(0o710).xattr("user.note", "n");
+    });
+    s.layer(|l| {
+        l.file("d/two", "two");
+        l.file("d/deep/f", "from two");
+        l.whiteout("d/gone");
+    });
+    s.mount();
+    let before = s.tree();
+    std::fs::rename(s.p("d"), s.p("moved")).expect("rename of a merged directory");
+    s.lists("moved", &["deep", "two"]);
+    s.lists("", &["moved", "other"]);
+    std::fs::create_dir(s.p("d")).expect("mkdir at the old name");
+    s.lists("d", &[]);
+    std::fs::rename(s.p("moved/deep"), s.p("other/deeper")).expect("rename of a child");
+    std::fs::rename(s.p("moved"), s.p("other/moved")).expect("rename again");
+    s.write("other/deeper/f", "written");
+    s.remount();
+    s.lists("", &["d", "other"]);
+    s.lists("other", &["deeper", "moved", "x"]);
+    s.lists("other/moved", &["two"]);
+    assert_eq!(s.read("other/deeper/f"), "written");
+    let (was, is) = (before.node("d").clone(), s.tree().node("other/moved").clone());
+    assert_eq!((was.mode, was.uid, was.xattrs), (is.mode, is.uid, is.xattrs));
+    s.write("other/moved/gone", "new");
+    assert_eq!(s.read("other/moved/gone"), "new");
+}
+
 fn flags(s: &mut Scene) {
     s.layer(|l| {
         l.file("a", "a");
@@ -130,4 +165,4 @@ fn replace_many_times(s: &mut Scene) {
     s.lists("", &["conf"]);
 }
 
-scenarios! { files, upper_directories, lower_directories_by_mv, flags, errors, replace_many_times }
+scenarios! { files, upper_directories, lower_directories_by_mv, lower_directories, flags, errors, replace_many_times }
