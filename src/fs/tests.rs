@@ -108,7 +108,7 @@ impl Fs {
         let handle = match self.lookup(parent, name(last)) {
             Ok(entry) => self.open(entry.id, write).unwrap().handle,
             Err(_) => {
-                self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644), OpenFlags::default())
+                self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644))
                     .unwrap()
                     .1
                     .handle
@@ -595,14 +595,16 @@ fn appends_through_two_handles_of_a_volume_all_arrive() {
     let mut spec = sandbox.spec(vec![layer(|_| {})]);
     spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
     let fs = Fs::new(spec).unwrap();
-    let append = OpenFlags { write: true, append: true, ..OpenFlags::default() };
+    let write = OpenFlags { write: true, ..OpenFlags::default() };
     let v = fs.at("/v").id;
-    let first = fs.create(CALLER, v, name("log"), &new_node(Kind::File, 0o644), append).unwrap().1.handle;
-    let second = fs.open(fs.at("/v/log").id, append).unwrap().handle;
+    let first = fs.create(CALLER, v, name("log"), &new_node(Kind::File, 0o644)).unwrap().1.handle;
+    let second = fs.open(fs.at("/v/log").id, write).unwrap().handle;
     // Each is told the offset that its kernel believes in.
-    fs.write(second, 0, b"second\n").unwrap();
-    fs.write(first, 0, b"first\n").unwrap();
-    assert_eq!(fs.cat("/v/log"), "second\nfirst\n");
+    fs.append(second, 0, b"second\n").unwrap();
+    fs.append(first, 0, b"first\n").unwrap();
+    // What comes from a mapping of the same descriptor has its place.
+    fs.write(first, 0, b"SEC").unwrap();
+    assert_eq!(fs.cat("/v/log"), "SECond\nfirst\n");
 }
 
 #[test]
@@ -743,4 +745,92 @@ fn metadata_only_files_of_layers_are_read_from_below() {
     std::fs::remove_file(sandbox.temp.path().join("upper/new")).ok();
     let entry = fs.at("/new");
     assert!(matches!(fs.open(entry.id, OpenFlags::default()), Err(FsError::Corrupt { .. })));
+}
+
+#[test]
+fn a_write_to_a_link_whose_known_name_is_gone_is_kept() {
+    let sandbox = Sandbox::new();
+    let lower = |text: &str| sandbox.temp.path().join("lower").join(text);
+    std::fs::write(lower("a"), "old").unwrap();
+    std::fs::hard_link(lower("a"), lower("b")).unwrap();
+    {
+        let fs = sandbox.fs(vec![sandbox.host_layer()]);
+        let a = fs.at("/a").id;
+        let handle = fs.open(a, OpenFlags::default()).unwrap().handle;
+        fs.rm("/a").unwrap();
+        fs.setattr(a, Some(handle), &SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
+        fs.put("/b", "NEW");
+        assert_eq!(fs.at("/b").attr.nlink, 1);
+    }
+    let fs = sandbox.fs(vec![sandbox.host_layer()]);
+    assert_eq!((fs.cat("/b").as_str(), fs.at("/b").attr.nlink), ("NEW", 1));
+}
+
+#[test]
+fn changes_to_a_file_that_the_host_replaced_never_hit_its_successor() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    fs.put("/v/f", "old");
+    let entry = fs.at("/v/f");
+    let handle = fs.open(entry.id, OpenFlags { write: true, ..OpenFlags::default() }).unwrap().handle;
+    let volume = sandbox.temp.path().join("volume");
+    std::fs::write(volume.join("next"), "successor").unwrap();
+    std::fs::set_permissions(volume.join("next"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
+    let set = SetAttr { perm: Some(0o600), size: Some(1), ..SetAttr::default() };
+    assert_eq!(fs.setattr(entry.id, Some(handle), &set).unwrap().0.size, 1);
+    fs.setattr(entry.id, None, &set).unwrap();
+    let meta = std::fs::metadata(volume.join("f")).unwrap();
+    assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (9, 0o644));
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_never_mistaken_for_its_successor() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|_| {})]);
+    fs.put("/target", &"a".repeat(50));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..400u32 {
+                let (letter, length) = if round % 2 == 0 { ("b", 90) } else { ("a", 50) };
+                fs.put("/tmp", &letter.repeat(length));
+                fs.mv("/tmp", "/target").unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(entry) = fs.resolve(b"/target", Follow::No) else { continue };
+                    if let Ok(opened) = fs.open(entry.id, OpenFlags::default()) {
+                        let mut buffer = [0; 100];
+                        let length = fs.read(opened.handle, 0, &mut buffer).unwrap();
+                        assert_eq!(length as u64, entry.attr.size, "another file's content");
+                        assert_eq!(fs.getattr(entry.id).unwrap().0.size, entry.attr.size, "another file's size");
+                        fs.release(opened.handle);
+                    }
+                    fs.forget(entry.id, 1);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn deep_directories_cost_no_stack() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|_| {})]);
+    let mut here = NodeId::ROOT;
+    let mut counted = Vec::new();
+    for _ in 0..6000 {
+        here = fs.make(CALLER, here, name("d"), &new_node(Kind::Dir, 0o755)).unwrap().id;
+        counted.push(here);
+    }
+    crate::sys::dir::forget_descriptors();
+    fs.make(CALLER, here, name("end"), &new_node(Kind::Dir, 0o755)).unwrap();
+    drop(fs);
 }

@@ -85,13 +85,11 @@ impl Tree {
             path: &path,
         };
         let staged = upper.stage_copy(source, extent)?;
-        let place = self.publish(upper, node, &lower, &attr, staged)?;
-        self.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
-        let now = match below {
+        let content = match below {
             Some(below) if extent.of(&attr) == Extent::Metadata => Whereabouts::Below(below.clone()),
             _ => Whereabouts::Upper,
         };
-        write(&node.state).content = Some(now);
+        let place = self.publish(upper, node, &lower, &attr, staged, content)?;
         log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
         Ok(Writable { place })
     }
@@ -111,7 +109,10 @@ impl Tree {
         Ok((is_found && !path.is_empty()).then_some(path))
     }
 
-    /// Makes the staged copy the node's place: under the name it has now, or by descriptor if it has lost it.
+    /// Makes the staged copy the node's place: under a name it has now, or by descriptor if it has lost its last one.
+    ///
+    /// The node is found under the copy's identity before the copy can be seen, and its place is set before names may
+    /// change again.
     fn publish(
         &self,
         upper: &Upper,
@@ -119,40 +120,77 @@ impl Tree {
         lower: &Lower,
         attr: &Attr,
         staged: Staged<'_>,
+        content: Whereabouts,
     ) -> Result<Place, FsError> {
         let _resolving = self.resolving();
-        let Some((parent, name)) = newest_link(node) else {
-            // Nobody can reach it by name: the copy lives as long as the node.
-            let place = Place::Fd(staged.place()?.hold()?);
-            write(&node.state).upper = Some(place.clone());
-            return Ok(place);
+        let staged_place = staged.place()?;
+        let id = FileId::of(&staged_place.stat()?);
+        let record = |place: &Place| match lower.group {
+            Some(group) => {
+                upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some)
+            }
+            None => Ok(None),
         };
-        // The parent may have been another one while data was copied; a rename has then copied that one up.
-        let dir = Tree::upper_dir(&parent).ok_or(FsError::Stale)?;
+        let links = read(&node.state).links.clone();
+        if links.is_empty() {
+            // Nobody reaches it by a name we know. Other names of its group may lead to it still.
+            let place = match if attr.nlink > 0 { record(&staged_place)? } else { None } {
+                Some(place) => place,
+                None => Place::Fd(staged_place.hold()?),
+            };
+            self.settle(node, place.clone(), id, content);
+            return Ok(place);
+        }
+        // A name in a directory of the upper: the one whose parents were copied up, or the one it was moved to since.
+        let in_upper = |(parent, name): &(Arc<Node>, NameBuf)| {
+            Tree::upper_dir(parent).map(|dir| (Arc::clone(parent), dir, name.clone()))
+        };
+        let (parent, dir, name) = links.iter().rev().find_map(in_upper).ok_or(FsError::Stale)?;
         let _names = lock(&parent.names);
         let before = attr_of(&dir.stat()?)?;
-        if let Some(group) = lower.group {
-            upper.record_group(group, &staged.place()?, layer_links(node.branch(), lower)?)?;
+        self.nodes().add_key(node, id);
+        let published = record(&staged_place)
+            .and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
+        if let Err(error) = published {
+            self.nodes().remove_key(node, id);
+            write(&node.state).upper = None;
+            if let Some(group) = lower.group {
+                upper.forget_group(group)?;
+            }
+            return Err(error);
         }
-        let published = staged.publish(&dir, name.as_name(), Physical::Nothing);
-        if let (Err(_), Some(group)) = (&published, lower.group) {
-            upper.forget_group(group)?;
-        }
-        published?;
-        upper.reader().outdate_listing(&dir);
-        // To users nothing has changed in the directory.
-        Place::Dir(Arc::clone(&dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
         let place = if attr.kind == Kind::Dir {
             Place::Dir(dir.open_child(name.as_name())?)
         } else {
             Place::at(&dir, name.as_name())
         };
-        let mut state = write(&node.state);
-        state.upper = Some(place.clone());
-        if attr.kind != Kind::Dir {
-            state.lowers.clear();
+        self.settle(node, place.clone(), id, content);
+        upper.reader().outdate_listing(&dir);
+        if let Some(group) = lower.group
+            && let Err(error) = upper.lose_layer_name(group, Some(&place))
+        {
+            log::warn!("the links of a copy in {} are counted one too high: {error}", node.branch().label());
+        }
+        // To users nothing has changed in the directory.
+        let times = (SetTime::To(before.atime), SetTime::To(before.mtime));
+        if let Err(error) = Place::Dir(Arc::clone(&dir)).utimens(times.0, times.1) {
+            log::warn!("the times of a directory in {} could not be kept: {error}", node.branch().label());
         }
         Ok(place)
+    }
+
+    /// The node lies at `place` from now on.
+    fn settle(&self, node: &Arc<Node>, place: Place, id: FileId, content: Whereabouts) {
+        {
+            let mut state = write(&node.state);
+            state.upper = Some(place);
+            state.upper_id = Some(id);
+            if node.kind() != Kind::Dir {
+                state.lowers.clear();
+                state.content = Some(content);
+            }
+        }
+        self.nodes().add_key(node, id);
     }
 
     /// The node as a directory of the upper, copied up with its parents if need be. The same rules as for
