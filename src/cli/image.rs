@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mlfs image`.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::Mutex;
 
 use clap::{Args, Subcommand};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::engine::images::{self, ImageFacts};
-use crate::engine::load::{self, Progress};
+use crate::engine::load;
 use crate::engine::{EngineError, OrFail, Result};
 use crate::layer::index::Limits;
-use crate::model::sync::lock;
 use crate::oci::reference::{ImageName, Source};
 use crate::store::gc::Force;
 use crate::store::{Access, timestamp};
 
 use super::Context;
 use super::output::{self, Format, Row};
+use super::progress::Bars;
 
 /// `mlfs image ...`
 #[derive(Debug, Subcommand)]
@@ -143,8 +140,7 @@ fn load(context: &Context, source: &OsString, name: Option<&str>, limits: &Limit
         .map_err(|e: crate::oci::reference::BadReference| EngineError::usage(e.to_string()))?;
     let store = context.store(Access::Write)?;
     let bars = Bars::default();
-    let progress: &dyn Progress = if output::is_terminal() && !context.is_quiet { &bars } else { &load::Silent };
-    let loaded = load::load_image(&store, &source, name.as_ref(), limits, progress);
+    let loaded = load::load_image(&store, &source, name.as_ref(), limits, bars.shown(context));
     bars.clear();
     let loaded = loaded?;
     if context.format == Format::Json {
@@ -219,44 +215,6 @@ fn object(image: &ImageFacts) -> Value {
         "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(|l| l.diff_id.to_string()).collect::<Vec<_>>() },
         "Layers": layers,
     })
-}
-
-/// A bar per layer, on the terminal.
-#[derive(Default)]
-struct Bars {
-    all: MultiProgress,
-    bars: Mutex<HashMap<usize, ProgressBar>>,
-}
-
-impl Bars {
-    fn clear(&self) {
-        if let Err(e) = self.all.clear() {
-            log::debug!("cannot clear the bars: {e}");
-        }
-    }
-}
-
-impl Progress for Bars {
-    fn begin(&self, number: usize, label: &str, bytes: Option<u64>) {
-        let style =
-            ProgressStyle::with_template("{prefix:>12} {bar:30} {bytes:>11} / {total_bytes:11} {bytes_per_sec}");
-        let bar = self.all.add(ProgressBar::new(bytes.unwrap_or(0)));
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(label.to_owned());
-        lock(&self.bars).insert(number, bar);
-    }
-
-    fn advance(&self, number: usize, bytes: u64) {
-        if let Some(bar) = lock(&self.bars).get(&number) {
-            bar.inc(bytes);
-        }
-    }
-
-    fn end(&self, number: usize) {
-        if let Some(bar) = lock(&self.bars).remove(&number) {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod image;
 pub mod look;
 pub mod mount;
 pub mod output;
+pub mod progress;
 pub mod reference;
 pub mod volume;
 

@@ -9,13 +9,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::engine::lifecycle::{self, Front, Usable};
-use crate::engine::mount::{self, MountRequest, Origin};
+use crate::engine::mount::{self, MountRequest, Origin, Purpose};
 use crate::engine::settings::{self, Settings};
 use crate::engine::{EngineError, Result, spec};
 use crate::store::Access;
 
 use super::Context;
 use super::output;
+use super::progress::Bars;
 
 /// `mlfs mount`
 #[derive(Args, Debug)]
@@ -142,7 +143,9 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     let flags = args.settings()?;
     spec::order(flags.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
     let (origin, mountpoint) = args.origin()?;
-    let mut request = MountRequest { origin, mountpoint, settings: flags.over(context.settings.clone()) };
+    let purpose = if args.dry_run { Purpose::Show } else { Purpose::Mount };
+    let settings = flags.over(context.settings.clone());
+    let mut request = MountRequest { origin, mountpoint, settings, purpose };
     let settings = &mut request.settings;
     let front = if !args.command.is_empty() {
         settings.rm = settings.rm.or(Some(settings.name.is_none()));
@@ -152,14 +155,20 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     } else {
         Front::Daemon
     };
+    let bars = Bars::default();
     if args.dry_run {
-        let plan = mount::plan(|| context.store(Access::Write), &request)?;
+        let plan = mount::plan(|| context.store(Access::Read), &request, bars.shown(context))?;
+        bars.clear();
         output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
         return Ok(ExitCode::SUCCESS);
     }
     let has_command = matches!(front, Front::Command(_));
-    let mut told = |usable: &Usable| if has_command { Ok(()) } else { tell(context, usable) };
-    let status = lifecycle::mount(|| context.store(Access::Write), &request, &front, &mut told)?;
+    let mut told = |usable: &Usable| {
+        bars.clear();
+        if has_command { Ok(()) } else { tell(context, usable) }
+    };
+    let open = || context.store(Access::Write);
+    let status = lifecycle::mount(open, &request, &front, bars.shown(context), &mut told)?;
     let code = status.and_then(|s| s.code().or(s.signal().map(|signal| 128 + signal))).unwrap_or(0);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }

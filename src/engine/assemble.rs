@@ -95,7 +95,7 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
                 if is_first && !*no_copy {
                     super::populate::fill(store, name, &layers, &mount.target)?;
                 }
-                open_volume(store, name, mount.read_only)?
+                open_volume(store, name, mount.read_only, record.mountpoint.as_deref())?
             }
             MountSource::Bind { path, is_created } => {
                 if *is_created {
@@ -146,11 +146,12 @@ fn ensure_volume(
     Ok(true)
 }
 
-/// Opens a volume as a branch.
-pub fn open_volume(store: &Store, name: &str, is_read_only: bool) -> Result<BranchSpec> {
+/// Opens a volume as a branch. `mountpoint` is where the whole will be mounted.
+pub fn open_volume(store: &Store, name: &str, is_read_only: bool, mountpoint: Option<&str>) -> Result<BranchSpec> {
     let volume = store.find_volume(name).or_fail(|| "cannot use the volume")?;
     let data = store.volume_data(&volume);
-    let dir = open_path(&data, OpenAs::Directory).or_fail(|| format!("cannot open the volume {name}"))?;
+    let dir = open_shared_dir(&data, mountpoint)
+        .map_err(|e| EngineError::failed(format!("cannot open the volume {name}")).because(e))?;
     Ok(plain_branch(format!("volume {name}"), dir, volume.ownership, is_read_only, true))
 }
 
@@ -171,6 +172,22 @@ fn make_bind_source(path: &str) -> Result<()> {
     }
 }
 
+/// Opens a directory that is shared with the host. One that contains the mountpoint is opened as it is now: seen through
+/// it, the mount would contain itself, and whoever walks into it would wait for himself.
+fn open_shared_dir(path: &Path, mountpoint: Option<&str>) -> Result<OwnedFd> {
+    let what = || format!("cannot open {}", path.display());
+    let real = fs::canonicalize(path).or_fail(what)?;
+    let is_around = mountpoint.is_some_and(|place| Path::new(place) != real && Path::new(place).starts_with(&real));
+    if !is_around {
+        return open_path(&real, OpenAs::Directory).or_fail(what);
+    }
+    open_private_copy(&real).map_err(|e| {
+        EngineError::failed(format!("{} contains the mountpoint", path.display()))
+            .because(e)
+            .advise("choose a mountpoint outside of it")
+    })
+}
+
 /// Opens a path of the host as a branch: a directory, or one file. `mountpoint` is where the whole will be mounted.
 pub fn open_bind(path: &str, mount: &MountRecord, mountpoint: Option<&str>) -> Result<BranchSpec> {
     let meta = match fs::metadata(path) {
@@ -181,18 +198,7 @@ pub fn open_bind(path: &str, mount: &MountRecord, mountpoint: Option<&str>) -> R
     };
     let label = format!("bind {path}");
     if meta.is_dir() {
-        let real = fs::canonicalize(path).or_fail(|| format!("cannot use the bind source {path}"))?;
-        let is_around = mountpoint.is_some_and(|place| Path::new(place) != real && Path::new(place).starts_with(&real));
-        let dir = if is_around {
-            // Seen through the bind, the mount would contain itself: whoever walks into it would wait for himself.
-            open_private_copy(&real).map_err(|e| {
-                EngineError::failed(format!("the bind source {path} contains the mountpoint"))
-                    .because(e)
-                    .advise("choose a mountpoint outside of it")
-            })?
-        } else {
-            open_path(&real, OpenAs::Directory).or_fail(|| format!("cannot open the bind source {path}"))?
-        };
+        let dir = open_shared_dir(Path::new(path), mountpoint)?;
         return Ok(plain_branch(label, dir, OwnershipForm::Native, mount.read_only, true));
     }
     let file = open_path(Path::new(path), OpenAs::Path).or_fail(|| format!("cannot open the bind source {path}"))?;

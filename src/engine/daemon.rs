@@ -121,8 +121,8 @@ pub fn run(
     duty: &Duty<'_>,
     ready: &mut dyn FnMut(&Duty<'_>) -> Result<()>,
 ) -> Result<(End, Outcome)> {
-    signal::ignore_hangup();
-    let signals = SignalFd::new(&[signal::TERM, signal::INT]).or_fail(|| "cannot hear signals")?;
+    // A daemon has no terminal that could hang up; in front, that is an end like the others.
+    let signals = SignalFd::new(&[signal::TERM, signal::INT, signal::HUP]).or_fail(|| "cannot hear signals")?;
     let (ended, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(io::Error::from)
         .or_fail(|| "cannot make a pipe")?;
@@ -183,7 +183,7 @@ fn serve(duty: &Duty<'_>, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End
         }
         while let Some(signal) = signals.next()? {
             if let Some(command) = duty.command.get() {
-                // A terminal sends SIGINT to the command too.
+                // A terminal sends the other signals to the command too.
                 if signal == signal::TERM
                     && let Err(e) = rustix::process::pidfd_send_signal(command, rustix::process::Signal::TERM)
                 {

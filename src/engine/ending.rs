@@ -14,7 +14,6 @@ use rustix::process::PidfdFlags;
 use crate::store::container::{ContainerRecord, LIVE};
 use crate::store::{Store, StoreError, Wait, timestamp};
 use crate::sys::mount::{self as sys_mount, Unmount};
-use crate::sys::proc;
 
 use super::control::{self, Answer, Request};
 use super::state::{State, find, find_by_mountpoint, fsname, lock, state};
@@ -70,6 +69,10 @@ fn discard_container(store: &Store, record: &ContainerRecord, volumes: WithVolum
     store.remove_container(&record.id).or_fail(|| format!("cannot remove the container {}", record.name))?;
     if volumes == WithVolumes::Yes {
         for volume in record.anonymous_volumes() {
+            // One whose container was never mounted may not have been made.
+            if matches!(store.load_volume(volume), Ok(None)) {
+                continue;
+            }
             if let Err(error) = super::volumes::remove(store, volume) {
                 log::warn!("cannot remove the anonymous volume {volume}: {error}");
             }
@@ -78,14 +81,10 @@ fn discard_container(store: &Store, record: &ContainerRecord, volumes: WithVolum
     Ok(())
 }
 
-/// Clears the mount of a container whose daemon died. Detaches only what is provably that mount. Call it under the
-/// container's lock.
+/// Clears the mount of a container whose daemon died: its liveness lock is free, wherever it ran. Detaches only what is
+/// provably that mount: of this boot, with its device and source. Call it under the container's lock.
 pub fn clear_dead(store: &Store, record: &mut ContainerRecord) -> Result<()> {
     let Some(mounted) = record.mounted.clone() else { return Ok(()) };
-    if mounted.host != proc::host_name() && mounted.boot_id != host::boot_id()? {
-        return Err(EngineError::failed(format!("{} was mounted on the host {}", record.name, mounted.host))
-            .advise("unmount it there"));
-    }
     let place = Path::new(&mounted.mountpoint);
     let found = sys_mount::mount_at(place).or_fail(|| "cannot list the mounts")?;
     let is_ours = mounted.boot_id == host::boot_id()?

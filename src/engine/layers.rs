@@ -13,7 +13,8 @@ use crate::oci::reference::Source;
 use crate::store::Store;
 use crate::store::container::{ContainerRecord, LayerRecord};
 
-use super::{EngineError, OrFail, Result, image, load};
+use super::load::{self, Progress};
+use super::{EngineError, OrFail, Result, image};
 
 /// An image of the store, resolved.
 #[derive(Clone, Debug)]
@@ -25,11 +26,11 @@ pub struct ResolvedImage {
 }
 
 /// Finds an image of the store by name or digest; one that lies elsewhere (`oci:DIR`, ...) is loaded first.
-pub fn resolve_image(store: &Store, name: &str) -> Result<ResolvedImage> {
+pub fn resolve_image(store: &Store, name: &str, progress: &dyn Progress) -> Result<ResolvedImage> {
     let image = match parse_source(name)? {
         Source::Store(_) => image::open_image(store, name)?,
         source => {
-            let loaded = load::load_image(store, &source, None, &Limits::default(), &load::Silent)?;
+            let loaded = load::load_image(store, &source, None, &Limits::default(), progress)?;
             image::open_manifest(store, &loaded.manifest, name.to_owned())?
         }
     };
@@ -43,8 +44,8 @@ pub fn parse_source(text: &str) -> Result<Source> {
 }
 
 /// Loads a layer archive into the store; the digest of its uncompressed tar.
-pub fn load_archive(store: &Store, path: &Path) -> Result<Digest> {
-    load::load_layer_tar(store, path, &Limits::default(), &load::Silent)
+pub fn load_archive(store: &Store, path: &Path, progress: &dyn Progress) -> Result<Digest> {
+    load::load_layer_tar(store, path, &Limits::default(), progress)
 }
 
 /// Opens the layers of a container, bottom first.

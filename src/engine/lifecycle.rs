@@ -28,6 +28,7 @@ use super::assemble::{self, Made};
 use super::control::ControlSocket;
 use super::daemon::{self, Duty, Outcome, Served};
 use super::ending::{Discard, clear_dead, clear_incomplete, finish};
+use super::load::Progress;
 use super::mount::{self, MountRequest, Plan};
 use super::state::{State, find, fsname, lock, state};
 use super::{EngineError, OrFail, Result, host, log_sink};
@@ -57,9 +58,10 @@ pub fn mount(
     open_store: impl FnOnce() -> Result<Store>,
     request: &MountRequest,
     front: &Front,
+    progress: &dyn Progress,
     tell: &mut dyn FnMut(&Usable) -> Result<()>,
 ) -> Result<Option<ExitStatus>> {
-    let Plan { store, record, in_use } = mount::plan(open_store, request)?;
+    let Plan { store, record, in_use } = mount::plan(open_store, request, progress)?;
     if let Err(error) = clear_incomplete(&store) {
         log::debug!("what a crash left cannot be cleared: {error}");
     }

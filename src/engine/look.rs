@@ -183,7 +183,7 @@ fn build(store: &Store, record: &ContainerRecord, top_first: &[Arc<dyn Layer>], 
     for index in mounts {
         let Some(mount) = record.mounts.get(*index) else { continue };
         let mut branch = match &mount.source {
-            MountSource::Volume { name, .. } => assemble::open_volume(store, name, true)?,
+            MountSource::Volume { name, .. } => assemble::open_volume(store, name, true, None)?,
             MountSource::Bind { path, .. } => assemble::open_bind(path, mount, None)?,
             MountSource::Tmpfs { .. } => continue,
         };

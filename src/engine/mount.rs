@@ -15,6 +15,7 @@ use crate::store::volume::VolumeRecord;
 use crate::store::{Lock, Mode, Store, Wait, timestamp};
 use crate::sys::mount;
 
+use super::load::Progress;
 use super::settings::{STOP_TIMEOUT, Settings};
 use super::spec::{self, CreateSource, MountSpec, TmpfsSize};
 use super::{EngineError, OrFail, Result, host, layers, names, volumes};
@@ -37,6 +38,17 @@ pub struct MountRequest {
     pub mountpoint: PathBuf,
     /// How.
     pub settings: Settings,
+    /// Whether it will be carried out.
+    pub purpose: Purpose,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be carried out: what lies outside of the store is loaded.
+    Mount,
+    /// To be shown (`--dry-run`): nothing is loaded or made.
+    Show,
 }
 
 /// A planned mount.
@@ -53,7 +65,11 @@ pub struct Plan {
 /// Makes the record of a new container.
 ///
 /// Errors of class `Usage` come first: they need neither store nor host.
-pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) -> Result<Plan> {
+pub fn plan(
+    open_store: impl FnOnce() -> Result<Store>,
+    request: &MountRequest,
+    progress: &dyn Progress,
+) -> Result<Plan> {
     let settings = &request.settings;
     if let Some(name) = &settings.name
         && !spec::is_valid_name(name)
@@ -85,7 +101,7 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
         check_outside(("mountpoint", &mountpoint), ("upper", Path::new(upper)))?;
         check_outside(("upper", Path::new(upper)), ("mountpoint", &mountpoint))?;
     }
-    let (image, image_name, layers) = resolve_origin(&store, &request.origin)?;
+    let (image, image_name, layers) = resolve_origin(&store, &request.origin, request.purpose, progress)?;
 
     let is_fixed = matches!(uids, IdMap::Fixed(_));
     let name = match &settings.name {
@@ -121,13 +137,17 @@ pub fn plan(open_store: impl FnOnce() -> Result<Store>, request: &MountRequest) 
 
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
 
-fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
+fn resolve_origin(store: &Store, origin: &Origin, purpose: Purpose, progress: &dyn Progress) -> Result<Resolved> {
     match origin {
         Origin::Image(name) => {
-            if let Source::Rootfs(dir) = layers::parse_source(name)? {
-                return resolve_origin(store, &Origin::Layers(vec![dir]));
+            let source = layers::parse_source(name)?;
+            if purpose == Purpose::Show && !matches!(source, Source::Store(_) | Source::Rootfs(_)) {
+                return Ok((None, Some(name.clone()), Vec::new()));
             }
-            let image = layers::resolve_image(store, name)?;
+            if let Source::Rootfs(dir) = source {
+                return resolve_origin(store, &Origin::Layers(vec![dir]), purpose, progress);
+            }
+            let image = layers::resolve_image(store, name, progress)?;
             let stored = image.diff_ids.iter().copied().map(LayerRecord::Stored).collect();
             Ok((Some(image.manifest), Some(name.clone()), stored))
         }
@@ -135,10 +155,10 @@ fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
             let mut records = Vec::new();
             for path in paths {
                 let is_dir = fs::metadata(path).is_ok_and(|meta| meta.is_dir());
-                records.push(if is_dir {
+                records.push(if is_dir || purpose == Purpose::Show {
                     LayerRecord::Dir(text(&canonical(path, "the layer")?)?)
                 } else {
-                    LayerRecord::Stored(layers::load_archive(store, path)?)
+                    LayerRecord::Stored(layers::load_archive(store, path, progress)?)
                 });
             }
             Ok((None, None, records))
@@ -149,6 +169,9 @@ fn resolve_origin(store: &Store, origin: &Origin) -> Result<Resolved> {
 /// What `--dry-run` prints.
 pub fn describe(record: &ContainerRecord) -> Vec<String> {
     let mut steps = Vec::new();
+    if let Some(image) = &record.image_name {
+        steps.push(format!("image {image}"));
+    }
     for layer in &record.layers {
         steps.push(format!("layer {}", String::from(layer.clone())));
     }

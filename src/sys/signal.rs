@@ -60,22 +60,12 @@ impl AsFd for SignalFd {
     }
 }
 
-/// Ignores SIGHUP:
-/// a daemon lives on when its terminal goes.
-pub fn ignore_hangup() {
-    // SAFETY: SIG_IGN is a valid action; no handler of ours is replaced.
-    unsafe {
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-    }
-}
-
-/// Starts a command with no signal blocked or ignored, whatever this process has done to its own.
+/// Starts a command with no signal blocked, whatever this process has done to its own.
 pub fn spawn_with_defaults(command: &mut Command) -> io::Result<Child> {
     let restore = || {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: async-signal-safe calls only, as after fork; sigemptyset initialises the set before it is read.
         let error = unsafe {
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             libc::sigemptyset(set.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
         };
@@ -88,6 +78,8 @@ pub fn spawn_with_defaults(command: &mut Command) -> io::Result<Child> {
 
 /// SIGTERM: end.
 pub const TERM: i32 = libc::SIGTERM;
+/// SIGHUP: the terminal is gone.
+pub const HUP: i32 = libc::SIGHUP;
 /// SIGINT: end, from a terminal.
 pub const INT: i32 = libc::SIGINT;
 
