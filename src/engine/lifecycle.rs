@@ -16,8 +16,8 @@ use std::time::Duration;
 use rustix::process::PidfdFlags;
 
 use crate::fs::Fs;
-use crate::model::FsError;
 use crate::fuse::{self, FuseMount, MountOptions};
+use crate::model::FsError;
 use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
 use crate::sys::inherited;

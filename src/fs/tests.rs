@@ -16,7 +16,9 @@ use crate::model::{Cookie, Kind, Name};
 use crate::tree::Base;
 use crate::upper::{Ownership, UpperSpec};
 
-const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+fn caller() -> Caller {
+    Caller { uid: crate::sys::proc::euid(), gid: crate::sys::proc::egid(), pid: 1 }
+}
 
 struct Sandbox {
     temp: tempfile::TempDir,
@@ -107,12 +109,7 @@ impl Fs {
         let parent = self.resolve(parent.as_bytes(), Follow::Yes).unwrap().id;
         let handle = match self.lookup(parent, name(last)) {
             Ok(entry) => self.open(entry.id, write).unwrap().handle,
-            Err(_) => {
-                self.create(CALLER, parent, name(last), &new_node(Kind::File, 0o644))
-                    .unwrap()
-                    .1
-                    .handle
-            }
+            Err(_) => self.create(caller(), parent, name(last), &new_node(Kind::File, 0o644)).unwrap().1.handle,
         };
         assert_eq!(self.write(handle, 0, text.as_bytes()).unwrap(), text.len());
         self.release(handle);
@@ -121,7 +118,7 @@ impl Fs {
     fn mkdir(&self, path: &str) {
         let (parent, last) = path.rsplit_once('/').unwrap();
         let new = new_node(Kind::Dir, 0o755);
-        self.make(CALLER, self.at(parent).id, name(last), &new).unwrap();
+        self.make(caller(), self.at(parent).id, name(last), &new).unwrap();
     }
 
     fn mv(&self, from: &str, to: &str) -> Result<(), FsError> {
@@ -404,7 +401,7 @@ fn attributes_of_all_kinds_are_held() {
             for (text, kind, rdev) in kinds {
                 let target = (kind == Kind::Symlink).then_some(&b"target"[..]);
                 let new = NewNode { rdev, target, ..new_node(kind, 0o640) };
-                fs.make(CALLER, NodeId::ROOT, name(text), &new).unwrap();
+                fs.make(caller(), NodeId::ROOT, name(text), &new).unwrap();
                 let id = fs.at(&format!("/{text}")).id;
                 let set = SetAttr { uid: Some(33), gid: Some(44), perm: Some(0o4711), ..SetAttr::default() };
                 let attr = fs.setattr(id, None, &set).unwrap().0;
@@ -574,7 +571,7 @@ fn default_acls_are_inherited_in_place_of_the_umask() {
         let d = fs.at("/d").id;
         for (kind, text) in [(Kind::File, "f"), (Kind::Dir, "sub")] {
             let new = NewNode { umask: 0o077, ..new_node(kind, 0o666) };
-            let entry = fs.make(CALLER, d, name(text), &new).unwrap();
+            let entry = fs.make(caller(), d, name(text), &new).unwrap();
             assert_eq!(entry.attr.perm, 0o660, "{ownership:?} {text}");
             assert_eq!(fs.getxattr(entry.id, crate::model::acl::DEFAULT).is_ok(), kind == Kind::Dir);
             assert!(fs.getxattr(entry.id, crate::model::acl::ACCESS).is_ok());
@@ -597,7 +594,7 @@ fn appends_through_two_handles_of_a_volume_all_arrive() {
     let fs = Fs::new(spec).unwrap();
     let write = OpenFlags { write: true, ..OpenFlags::default() };
     let v = fs.at("/v").id;
-    let first = fs.create(CALLER, v, name("log"), &new_node(Kind::File, 0o644)).unwrap().1.handle;
+    let first = fs.create(caller(), v, name("log"), &new_node(Kind::File, 0o644)).unwrap().1.handle;
     let second = fs.open(fs.at("/v/log").id, write).unwrap().handle;
     // Each is told the offset that its kernel believes in.
     fs.append(second, 0, b"second\n").unwrap();
@@ -827,10 +824,10 @@ fn deep_directories_cost_no_stack() {
     let mut here = NodeId::ROOT;
     let mut counted = Vec::new();
     for _ in 0..6000 {
-        here = fs.make(CALLER, here, name("d"), &new_node(Kind::Dir, 0o755)).unwrap().id;
+        here = fs.make(caller(), here, name("d"), &new_node(Kind::Dir, 0o755)).unwrap().id;
         counted.push(here);
     }
     crate::sys::dir::forget_descriptors();
-    fs.make(CALLER, here, name("end"), &new_node(Kind::Dir, 0o755)).unwrap();
+    fs.make(caller(), here, name("end"), &new_node(Kind::Dir, 0o755)).unwrap();
     drop(fs);
 }

@@ -126,9 +126,7 @@ impl Tree {
         let staged_place = staged.place()?;
         let id = FileId::of(&staged_place.stat()?);
         let record = |place: &Place| match lower.group {
-            Some(group) => {
-                upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some)
-            }
+            Some(group) => upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some),
             None => Ok(None),
         };
         let links = read(&node.state).links.clone();
@@ -149,8 +147,7 @@ impl Tree {
         let _names = lock(&parent.names);
         let before = attr_of(&dir.stat()?)?;
         self.nodes().add_key(node, id);
-        let published = record(&staged_place)
-            .and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
+        let published = record(&staged_place).and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
         if let Err(error) = published {
             self.nodes().remove_key(node, id);
             write(&node.state).upper = None;

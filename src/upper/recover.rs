@@ -44,7 +44,11 @@ fn open_work(path: &Path) -> Result<Arc<Dir>, FsError> {
 /// anything else, `NotDir` for what is none (a symlink included), `NotFound` for nothing.
 pub fn check_work(path: &Path) -> Result<(), FsError> {
     let entries = open_work(path)?.read_all()?;
-    if entries.iter().all(|entry| &*entry.name == STAGE || &*entry.name == LINKS) { Ok(()) } else { Err(FsError::Exists) }
+    if entries.iter().all(|entry| &*entry.name == STAGE || &*entry.name == LINKS) {
+        Ok(())
+    } else {
+        Err(FsError::Exists)
+    }
 }
 
 /// Removes a work directory that no mount uses: staging, and itself if nothing is left. Hard-link groups stay, because
