@@ -224,7 +224,9 @@ fn fill(
         match random.below(100) {
             0..30 => {
                 let mode = *random.pick(&[0o644, 0o600, 0o755, 0o4755]);
-                let content = format!("{number}:{path}").repeat(random.below(5));
+                // Some are big enough to be copied up without their content.
+                let times = if random.below(4) == 0 { 20_000 } else { random.below(5) };
+                let content = format!("{number}:{path}").repeat(times);
                 let item = layer.file(&path, content).mode(mode).owner(owner.0, owner.1);
                 if random.below(3) == 0 {
                     item.xattr("user.t", "x");

@@ -9,6 +9,7 @@ use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::fs::{Fs, FsSpec};
 use crate::fuse::{self, MountOptions};
 use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
+use crate::sys::Dir;
 use crate::sys::inherited;
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::tree::{Base, BranchSpec};
@@ -166,7 +168,20 @@ fn open(options: &OverlayOptions) -> Result<FsSpec> {
     for path in &options.lowers {
         let layer = DirLayer::open(open_dir(path)?, path.display().to_string(), form)
             .or_fail(|| format!("cannot open {}", path.display()))?;
+        if let (Some(spec), Some(upper)) = (&upper, &options.upper) {
+            check_separate(("lowerdir", path), &layer, ("upperdir", upper), spec.dir.as_fd())?;
+        }
+        if let (Some(UpperSpec { work: Some(fd), .. }), Some(work)) = (&upper, &options.work) {
+            check_separate(("lowerdir", path), &layer, ("workdir", work), fd.as_fd())?;
+        }
         lowers.push(Arc::new(layer));
+    }
+    if let (Some(UpperSpec { dir, work: Some(fd), .. }), Some(upper), Some(work)) =
+        (&upper, &options.upper, &options.work)
+    {
+        let layer = DirLayer::open(dir.try_clone().or_fail(|| "cannot use the upperdir")?, String::new(), form)
+            .or_fail(|| "cannot use the upperdir")?;
+        check_separate(("upperdir", upper), &layer, ("workdir", work), fd.as_fd())?;
     }
     let root = BranchSpec {
         label: "overlay".to_owned(),
@@ -175,6 +190,19 @@ fn open(options: &OverlayOptions) -> Result<FsSpec> {
         is_shared: false,
     };
     Ok(FsSpec { root, mounts: Vec::new(), uids: options.uids.clone(), gids: options.gids.clone() })
+}
+
+/// Refuses two directories of which one lies in the other: writes would land in a layer, or the user's files be taken
+/// for staging.
+fn check_separate(a: (&str, &Path), layer: &DirLayer, b: (&str, &Path), fd: BorrowedFd<'_>) -> Result<()> {
+    let what = || format!("cannot compare {} with {}", a.1.display(), b.1.display());
+    let other = fd.try_clone_to_owned().or_fail(what)?;
+    let other = Dir::from_fd(other).or_fail(what)?;
+    if crate::upper::overlaps(layer.root_dir(), &other).or_fail(what)? {
+        let what = format!("{} {} and {} {} overlap", a.0, a.1.display(), b.0, b.1.display());
+        return Err(EngineError::failed(what).advise("use separate directories"));
+    }
+    Ok(())
 }
 
 fn fuse_options(name: &str, options: &OverlayOptions) -> MountOptions {

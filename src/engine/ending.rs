@@ -60,11 +60,11 @@ pub enum WithVolumes {
 /// the named upper itself), its anonymous volumes.
 fn discard_container(store: &Store, record: &ContainerRecord, volumes: WithVolumes) -> Result<()> {
     let (_, work) = mount::work_of(store, record);
+    // Something foreign, or in use by another mount of the same upper, is not ours to remove.
     if record.upper.is_some()
-        && let Err(e) = fs::remove_dir_all(&work)
-        && e.kind() != std::io::ErrorKind::NotFound
+        && let Err(error) = crate::upper::recover::discard_work(&work)
     {
-        return Err(EngineError::failed(format!("cannot remove the work directory {}", work.display())).because(e));
+        log::warn!("the work directory {} stays: {error}", work.display());
     }
     store.remove_container(&record.id).or_fail(|| format!("cannot remove the container {}", record.name))?;
     if volumes == WithVolumes::Yes {

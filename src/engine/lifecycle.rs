@@ -17,6 +17,7 @@ use rustix::process::PidfdFlags;
 
 use crate::fs::Fs;
 use crate::fuse::{self, FuseMount, MountOptions};
+use crate::model::FsError;
 use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
 use crate::sys::inherited;
@@ -132,6 +133,16 @@ fn make_upper(store: &Store, record: &ContainerRecord, made: &mut Made) -> Resul
         return container::create_upper(store, &record.id).or_fail(|| "cannot make the upper");
     }
     let (upper, work) = mount::work_of(store, record);
+    match crate::upper::recover::check_work(&work) {
+        Ok(()) | Err(FsError::NotFound) => {}
+        Err(FsError::Exists | FsError::NotDir) => {
+            let what = format!("{} is not a work directory of mlfs", work.display());
+            return Err(EngineError::failed(what).advise("move it away, or choose another upper"));
+        }
+        Err(error) => {
+            return Err(EngineError::failed(format!("cannot use the work directory {}", work.display())).because(error));
+        }
+    }
     for (dir, mode) in [(upper, 0o755), (work, 0o700)] {
         match fs::DirBuilder::new().mode(mode).create(&dir) {
             Ok(()) => made.dirs.push(dir),

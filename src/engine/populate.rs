@@ -141,7 +141,7 @@ impl Copy<'_> {
         let caller = Caller { uid, gid, pid: 0 };
         let made = if attr.kind == Kind::File {
             let new = NewNode { kind: Kind::File, perm: 0o600, umask: 0, rdev: 0, target: None };
-            let (entry, opened) = self.target.create(caller, to, name.as_name(), &new, OpenFlags::default())?;
+            let (entry, opened) = self.target.create(caller, to, name.as_name(), &new)?;
             let copied = self.content(source.id, opened.handle);
             self.target.release(opened.handle);
             copied?;

@@ -43,21 +43,36 @@ impl Default for SetAttr {
 }
 
 impl Fs {
-    /// The node of a number, sure to be reached: one that others have removed or replaced in a shared branch is reached
-    /// through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
-    pub(super) fn reach_node(&self, id: NodeId) -> Result<Arc<Node>, FsError> {
-        let node = self.tree.node(id)?;
-        if !self.tree.is_at_its_name(&node)? {
-            let file = self.handles.find_file(&node).ok_or(FsError::Stale)?;
-            crate::model::sync::write(&node.state).upper = Some(Place::Fd(file));
+    /// A place in the upper that leads to `node` and nothing else. One that others have removed or replaced in a shared
+    /// branch is reached through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
+    pub(super) fn reach(&self, node: &Arc<Node>) -> Result<Option<Place>, FsError> {
+        match self.tree.hold(node) {
+            Err(FsError::Stale) if node.branch().is_shared() => {
+                let file = self.handles.find_file(node).ok_or(FsError::Stale)?;
+                let place = Place::Fd(file);
+                crate::model::sync::write(&node.state).upper = Some(place.clone());
+                Ok(Some(place))
+            }
+            other => other,
         }
-        Ok(node)
+    }
+
+    /// A place to change `node` at: copied up, and leading to nothing else.
+    pub(super) fn reach_writable(&self, node: &Arc<Node>, extent: Extent) -> Result<Place, FsError> {
+        self.tree.writable(node, extent)?;
+        self.reach(node)?.ok_or(FsError::Stale)
     }
 
     /// GETATTR: the attributes and how long they may be believed.
     pub fn getattr(&self, id: NodeId) -> Result<(Attr, Duration), FsError> {
-        let node = self.reach_node(id)?;
-        let attr = self.tree.attr(&node)?;
+        let node = self.tree.node(id)?;
+        let attr = match self.tree.attr(&node) {
+            Err(FsError::Stale) => {
+                self.reach(&node)?;
+                self.tree.attr(&node)?
+            }
+            other => other?,
+        };
         Ok((self.show(attr), self.getattr_ttl(&node)))
     }
 
@@ -70,28 +85,33 @@ impl Fs {
     pub fn setattr(&self, id: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let branch = Arc::clone(node.branch());
-        let extent = if set.size == Some(0) { Extent::Nothing } else { Extent::Whole };
-        let writable = self.tree.writable(&node, extent)?;
+        let extent = match set.size {
+            None => Extent::Metadata,
+            Some(0) => Extent::Nothing,
+            Some(_) => Extent::Whole,
+        };
+        let place = self.reach_writable(&node, extent)?;
         let upper = branch.writable_upper()?;
         if let Some(size) = set.size {
-            self.truncate(&node, writable.place(), handle, size)?;
+            self.truncate(&node, &place, handle, size)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
+        let mut place = place;
         if changes_stat {
-            let now = Stat::of(&branch.attr_in_upper(writable.place())?);
+            let now = Stat::of(&branch.attr_in_upper(&place)?);
             let stat = self.changed_stat(now, set)?;
-            if upper.needs_conversion(writable.place(), &stat)? {
+            if upper.needs_conversion(&place, &stat)? {
                 self.convert(upper, &node, &stat)?;
+                place = self.reach(&node)?.ok_or(FsError::Stale)?;
             } else {
-                upper.hold_stat(writable.place(), &stat)?;
+                upper.hold_stat(&place, &stat)?;
             }
             if set.perm.is_some() && upper.ownership().uses_override() {
                 // The host does this by itself where it holds the list.
-                self.follow_mode(upper, writable.place(), stat.perm)?;
+                self.follow_mode(upper, &place, stat.perm)?;
             }
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
-            let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
             place.utimens(set.atime, set.mtime)?;
         }
         self.getattr(id)
@@ -179,7 +199,7 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         let branch = node.branch();
-        if let (Some(place), Some(upper)) = (Tree::upper_place(&node), branch.upper()) {
+        if let (Some(place), Some(upper)) = (self.reach(&node)?, branch.upper()) {
             return upper.reader().read_link_at(&place);
         }
         let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;

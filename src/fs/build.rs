@@ -83,7 +83,7 @@ impl Fs {
             Base::HostFile(_) => Kind::File,
         };
         let at_target = |error| BuildError::Target { target: target.clone(), error };
-        let (parent, name) = self.reach(&mount.target, wants).map_err(at_target)?;
+        let (parent, name) = self.mount_point(&mount.target, wants).map_err(at_target)?;
         let name = Name::new(&name).map_err(at_target)?;
         let covered = self.lookup(parent.id(), name).map_err(at_target)?;
         self.forget(covered.id, 1);
@@ -102,7 +102,7 @@ impl Fs {
 
     /// The directory and name of a mount point, everything missing made: directories, and at the end what `wants`
     /// says. A look-up of the directory is counted.
-    fn reach(&self, target: &[u8], wants: Kind) -> Result<(Arc<Node>, Vec<u8>), FsError> {
+    fn mount_point(&self, target: &[u8], wants: Kind) -> Result<(Arc<Node>, Vec<u8>), FsError> {
         let mut path = self.canonical(target)?;
         let name = path.pop().ok_or(FsError::Invalid)?;
         let (mut parent, _) = self.walk(b"/", Follow::No)?;

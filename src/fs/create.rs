@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::handle::Content;
-use super::io::{OpenFlags, Opened, open_for_writing};
+use super::io::{Opened, open_for_writing};
 use super::{EntryOut, Fs};
 use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, NodeId};
@@ -62,12 +62,11 @@ impl Fs {
         parent: NodeId,
         name: Name<'_>,
         new: &NewNode<'_>,
-        flags: OpenFlags,
     ) -> Result<(EntryOut, Opened), FsError> {
         let (node, attr) = self.make_in(caller, parent, name, new)?;
         let entry = self.entry(&node, attr);
         let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
-        let file: OwnedFd = match open_for_writing(&node, &place, flags) {
+        let file: OwnedFd = match open_for_writing(&place) {
             Ok(file) => file,
             Err(error) => {
                 self.forget(entry.id, 1);
@@ -176,7 +175,7 @@ impl Fs {
         }
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
-        let writable = self.tree.writable(&node, Extent::Whole)?;
+        let place = self.reach_writable(&node, Extent::Metadata)?;
         let dir = self.tree.writable_dir(&parent)?;
         let resolving = self.tree.resolving();
         let _names = lock(&parent.names);
@@ -186,7 +185,7 @@ impl Fs {
         }
         self.check_absent(&resolving, &parent, name)?;
         let over = merge::physical(&branch, &dir, name)?;
-        upper.link(writable.place(), &dir, name, over)?;
+        upper.link(&place, &dir, name, over)?;
         upper.reader().outdate_listing(&dir);
         // The name leads to the same file, whatever its key was when the kernel learnt of it.
         let Some(Resolved::Found(sources)) = self.tree.resolve(&resolving, &parent, name)? else {

@@ -13,7 +13,7 @@ use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{FsError, Kind};
 use crate::sys::{FileId, Place, data};
-use crate::tree::{Node, Tree};
+use crate::tree::{Node, Tree, Whereabouts};
 use crate::upper::copy_up::Extent;
 
 /// How a file is opened.
@@ -23,8 +23,6 @@ pub struct OpenFlags {
     pub write: bool,
     /// `O_TRUNC`.
     pub truncate: bool,
-    /// `O_APPEND`.
-    pub append: bool,
     /// Truncating takes set-id bits: the caller is not root.
     pub clears_set_id: bool,
 }
@@ -35,7 +33,6 @@ impl OpenFlags {
         OpenFlags {
             write: bits & libc::O_ACCMODE != libc::O_RDONLY,
             truncate: bits & libc::O_TRUNC != 0,
-            append: bits & libc::O_APPEND != 0,
             clears_set_id: uid != 0,
         }
     }
@@ -63,7 +60,7 @@ impl Fs {
     /// OPEN of a regular file. With `truncate` the old content is not even copied up, and set-id bits and capabilities
     /// go as with every change of the content.
     pub fn open(&self, id: NodeId, flags: OpenFlags) -> Result<Opened, FsError> {
-        let node = self.reach_node(id)?;
+        let node = self.tree.node(id)?;
         match node.kind() {
             Kind::File => {}
             Kind::Dir => return Err(FsError::IsDir),
@@ -71,12 +68,11 @@ impl Fs {
         }
         let content = if flags.write || flags.truncate {
             let extent = if flags.truncate { Extent::Nothing } else { Extent::Whole };
-            let writable = self.tree.writable(&node, extent)?;
-            let file = open_for_writing(&node, writable.place(), flags)?;
-            check_identity(&node, &file)?;
+            let place = self.reach_writable(&node, extent)?;
+            let file = open_for_writing(&place)?;
             if flags.truncate {
                 rustix::fs::ftruncate(&file, 0)?;
-                self.clear_privileges(&node, writable.place(), flags.clears_set_id)?;
+                self.clear_privileges(&node, &place, flags.clears_set_id)?;
             }
             Content::Writable(Arc::new(file))
         } else {
@@ -91,24 +87,29 @@ impl Fs {
     }
 
     fn open_for_reading(&self, node: &Arc<Node>) -> Result<Content, FsError> {
-        if let Some(place) = Tree::upper_place(node) {
-            let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
-            check_identity(node, &file)?;
-            return Ok(Content::Readable(Arc::new(file)));
+        match self.tree.content(node)? {
+            Whereabouts::Upper => {
+                let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
+                let file = match place.open(OFlags::RDONLY | OFlags::NONBLOCK) {
+                    Ok(file) if is_file_of(node, &file)? => file,
+                    Ok(_) | Err(FsError::NotFound | FsError::Stale) => {
+                        let place = self.reach(node)?.ok_or(FsError::Stale)?;
+                        place.open(OFlags::RDONLY | OFlags::NONBLOCK)?
+                    }
+                    Err(error) => return Err(error),
+                };
+                Ok(Content::Readable(Arc::new(file)))
+            }
+            Whereabouts::Below(lower) => Ok(Content::Layer(Arc::new(node.branch().layer(&lower)?.open(&lower.entry)?))),
         }
-        let lower = read(&node.state).lowers.first().cloned();
-        let Some(lower) = lower else {
-            // Copied up in between.
-            let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
-            return Ok(Content::Readable(Arc::new(place.open(OFlags::RDONLY | OFlags::NONBLOCK)?)));
-        };
-        Ok(Content::Layer(Arc::new(node.branch().layer(&lower)?.open(&lower.entry)?)))
     }
 
     /// The content of a handle; one that was opened in a layer before its file was copied up is switched to the copy.
     fn content(&self, handle: &Handle) -> Result<Content, FsError> {
         let content = handle.content();
-        if matches!(content, Content::Layer(_)) && Tree::upper_place(handle.node()).is_some() {
+        if matches!(content, Content::Layer(_))
+            && matches!(read(&handle.node().state).content, Some(Whereabouts::Upper))
+        {
             let content = self.open_for_reading(handle.node())?;
             handle.switch(content.clone());
             return Ok(content);
@@ -136,11 +137,22 @@ impl Fs {
         }
     }
 
-    /// WRITE at `offset` (at the end, through a handle opened with `O_APPEND` in a shared branch).
+    /// WRITE at `offset`.
     pub fn write(&self, handle: HandleId, offset: u64, bytes: &[u8]) -> Result<usize, FsError> {
         let handle = self.handles.get(handle)?;
         let file = handle.writable_file().ok_or(FsError::BadHandle)?;
         data::write_at(&*file, bytes, offset)
+    }
+
+    /// WRITE through a descriptor that has `O_APPEND`. In a shared branch others append too, and only the host can find
+    /// the end; in a private one the kernel has found it: `offset`.
+    pub fn append(&self, handle: HandleId, offset: u64, bytes: &[u8]) -> Result<usize, FsError> {
+        let open = self.handles.get(handle)?;
+        if !open.node().branch().is_shared() {
+            return self.write(handle, offset, bytes);
+        }
+        let file = open.writable_file().ok_or(FsError::BadHandle)?;
+        data::append(&*file, bytes)
     }
 
     /// FSYNC of a file.
@@ -218,23 +230,16 @@ impl Fs {
     }
 }
 
-/// What was opened in a shared branch must be the file that was looked up, not one that others have put there since.
-fn check_identity(node: &Node, file: &OwnedFd) -> Result<(), FsError> {
-    if !node.branch().is_shared() {
-        return Ok(());
-    }
-    let id = FileId::of(&rustix::fs::fstat(file)?);
-    if read(&node.state).upper_id == Some(id) { Ok(()) } else { Err(FsError::Stale) }
+/// Is what was opened by name the file that was looked up, and not one put there since?
+fn is_file_of(node: &Node, file: &OwnedFd) -> Result<bool, FsError> {
+    Ok(read(&node.state).upper_id == Some(FileId::of(&rustix::fs::fstat(file)?)))
 }
 
 /// Opens a file of the upper for writing: readable too where the host lets us, since the kernel reads before it writes
 /// parts of pages.
-pub(super) fn open_for_writing(node: &Node, place: &Place, flags: OpenFlags) -> Result<OwnedFd, FsError> {
-    // In a shared branch others append too: only the host can find the end. In a private one the kernel has.
-    let append = if flags.append && node.branch().is_shared() { OFlags::APPEND } else { OFlags::empty() };
-    let common = append | OFlags::NONBLOCK;
-    match place.open(OFlags::RDWR | common) {
-        Err(FsError::Access) => place.open(OFlags::WRONLY | common),
+pub(super) fn open_for_writing(place: &Place) -> Result<OwnedFd, FsError> {
+    match place.open(OFlags::RDWR | OFlags::NONBLOCK) {
+        Err(FsError::Access) => place.open(OFlags::WRONLY | OFlags::NONBLOCK),
         other => other,
     }
 }

@@ -61,17 +61,38 @@ impl Fs {
             (false, _) => upper.white_out(&dir, name)?,
         }
         upper.reader().outdate_listing(&dir);
-        self.count_lost_name(&branch, &sources)?;
-        if let Some(node) = known {
-            self.lose(&node, &parent, name, &sources, hold)?;
-        } else if let Some(place) = hold {
-            upper.drop_empty_group(&place)?;
-        }
+        self.name_is_gone(&branch, (&parent, name), &sources, known.as_ref(), hold);
         Ok(())
     }
 
+    /// The name has gone: nodes and links follow. What fails here is logged, because the operation itself has happened.
+    pub(super) fn name_is_gone(
+        &self,
+        branch: &Branch,
+        (parent, name): (&Arc<Node>, Name<'_>),
+        sources: &Sources,
+        known: Option<&Arc<Node>>,
+        held: Option<Place>,
+    ) {
+        if let Some(node) = known {
+            node.lose_name(parent, name);
+            if let Some(place) = &held {
+                // Its name may lead to another file from now on.
+                write(&node.state).upper = Some(place.clone());
+            }
+        }
+        let counted = self.count_lost_name(branch, sources).and_then(|()| match (known, &held) {
+            (Some(node), _) => self.lose(node, sources, held.clone()),
+            (None, Some(place)) => branch.writable_upper()?.drop_empty_group(place),
+            (None, None) => Ok(()),
+        });
+        if let Err(error) = counted {
+            log::warn!("the links of {name:?} in {} could not be counted: {error}", branch.label());
+        }
+    }
+
     /// Keeps the links of a hard-link group right when a name that stands in a layer is gone.
-    pub(super) fn count_lost_name(&self, branch: &Branch, sources: &Sources) -> Result<(), FsError> {
+    fn count_lost_name(&self, branch: &Branch, sources: &Sources) -> Result<(), FsError> {
         let upper = branch.writable_upper()?;
         match (&sources.upper, sources.lowers.first()) {
             (Some(found), _) => match found.via {
@@ -87,15 +108,7 @@ impl Fs {
     }
 
     /// Takes a name from a known node. `hold`: the object by descriptor, taken before the name went.
-    pub(super) fn lose(
-        &self,
-        node: &Arc<Node>,
-        parent: &Arc<Node>,
-        name: Name<'_>,
-        sources: &Sources,
-        hold: Option<Place>,
-    ) -> Result<(), FsError> {
-        node.lose_name(parent, name);
+    fn lose(&self, node: &Arc<Node>, sources: &Sources, hold: Option<Place>) -> Result<(), FsError> {
         let Some(place) = hold else {
             // It lies in a layer, where it stays readable.
             if sources.lowers.first().is_none_or(|(_, found)| found.attr.nlink < 2 || node.kind() == Kind::Dir) {

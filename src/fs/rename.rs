@@ -80,7 +80,7 @@ impl Fs {
                 Resolved::Found(sources) => self.tree.enter(parent, name, sources)?.0,
             }
         };
-        let result = self.tree.writable(&node, Extent::Whole).map(|_| ());
+        let result = self.tree.writable(&node, Extent::Metadata).map(|_| ());
         self.forget(node.id(), 1);
         result
     }
@@ -141,12 +141,7 @@ impl Fs {
             upper.rename(from.spot(is_dir), to.spot(is_dir), over, left)?;
         }
         if let Some(target) = &target {
-            self.count_lost_name(branch, target)?;
-            if let Some(known) = known {
-                self.lose(&known, &to.parent, to.name, target, held)?;
-            } else if let Some(place) = held {
-                upper.drop_empty_group(&place)?;
-            }
+            self.name_is_gone(branch, (&to.parent, to.name), target, known.as_ref(), held);
         }
         if let Some(node) = node {
             self.moved(&node, from, to);

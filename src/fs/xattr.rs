@@ -11,16 +11,16 @@ use crate::model::acl::{self, Acl};
 use crate::model::ids::NodeId;
 use crate::model::sync::read;
 use crate::sys::xattr::SetMode;
-use crate::tree::{Node, Tree};
+use crate::tree::Node;
 use crate::upper::copy_up::Extent;
 use crate::upper::ownership::Stat;
 
 impl Fs {
     /// GETXATTR: the value. `NoAttribute` where there is none.
     pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        let node = self.reach_node(id)?;
+        let node = self.tree.node(id)?;
         let branch = node.branch();
-        let value = match (Tree::upper_place(&node), branch.upper()) {
+        let value = match (self.reach(&node)?, branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_at(&place, name)?,
             _ => {
                 let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
@@ -32,9 +32,9 @@ impl Fs {
 
     /// LISTXATTR: the names.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>, FsError> {
-        let node = self.reach_node(id)?;
+        let node = self.tree.node(id)?;
         let branch = node.branch();
-        match (Tree::upper_place(&node), branch.upper()) {
+        match (self.reach(&node)?, branch.upper()) {
             (Some(place), Some(upper)) => upper.reader().xattr_names_at(&place),
             _ => {
                 let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
@@ -45,7 +45,7 @@ impl Fs {
 
     /// SETXATTR.
     pub fn setxattr(&self, id: NodeId, name: &[u8], value: &[u8], mode: SetMode) -> Result<(), FsError> {
-        let node = self.reach_node(id)?;
+        let node = self.tree.node(id)?;
         check_mark(&node, name, FsError::Perm)?;
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
@@ -61,25 +61,25 @@ impl Fs {
                 _ => {}
             }
         }
-        let writable = self.tree.writable(&node, Extent::Whole)?;
-        upper.set_xattr(writable.place(), name, value, SetMode::Any)?;
+        let place = self.reach_writable(&node, Extent::Metadata)?;
+        upper.set_xattr(&place, name, value, SetMode::Any)?;
         if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
             // The host does this by itself where it holds the list.
-            let stat = Stat::of(&branch.attr_in_upper(writable.place())?);
-            upper.hold_stat(writable.place(), &Stat { perm: list.perm(stat.perm), ..stat })?;
+            let stat = Stat::of(&branch.attr_in_upper(&place)?);
+            upper.hold_stat(&place, &Stat { perm: list.perm(stat.perm), ..stat })?;
         }
         Ok(())
     }
 
     /// REMOVEXATTR. `NoAttribute` where there is none.
     pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
-        let node = self.reach_node(id)?;
+        let node = self.tree.node(id)?;
         check_mark(&node, name, FsError::NoAttribute)?;
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
         self.getxattr(id, name)?;
-        let writable = self.tree.writable(&node, Extent::Whole)?;
-        upper.remove_xattr(writable.place(), name)
+        let place = self.reach_writable(&node, Extent::Metadata)?;
+        upper.remove_xattr(&place, name)
     }
 }
 

@@ -296,7 +296,7 @@ impl Filesystem for Adapter {
             let (parent, name) = (node(parent), Name::from_os(name)?);
             let new = NewNode { kind: Kind::File, perm: mode & 0o7777, umask, rdev: 0, target: None };
             let open_flags = OpenFlags::from_bits(flags, request.uid());
-            match fs.create(caller(request), parent, name, &new, open_flags) {
+            match fs.create(caller(request), parent, name, &new) {
                 // In a shared branch somebody else may have made it since the kernel looked.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
                     let out = fs.lookup(parent, name)?;
@@ -347,12 +347,18 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
-        _: FuseOpenFlags,
+        write_flags: WriteFlags,
+        flags: FuseOpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.call("write", |fs| fs.write(handle(fh), offset, data)) {
+        // What comes from the page cache (a mapping) has its place.
+        let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let result = self.call("write", |fs| match appends {
+            true => fs.append(handle(fh), offset, data),
+            false => fs.write(handle(fh), offset, data),
+        });
+        match result {
             Ok(length) => reply.written(length as u32),
             Err(errno) => reply.error(errno),
         }

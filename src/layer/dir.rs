@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{OFlags, Stat};
 
 use super::whiteout::{self, DirMarks, OciName, OciName::Plain};
-use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Traits};
+use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Metacopy, Traits};
 use crate::model::cookie::NameHash;
 use crate::model::sync::lock;
 use crate::model::{Attr, Cookie, FsError, Kind, Name, Time};
@@ -165,18 +165,20 @@ impl DirLayer {
         FsError::Corrupt { layer: self.label.clone(), what }
     }
 
-    /// A file whose content lies in a deeper layer (`metacopy`) must not be read as zeros. Only a file without data of
-    /// its own can be one.
-    fn check_has_content(&self, place: &Place, file: &OwnedFd) -> Result<(), FsError> {
-        let stat = rustix::fs::fstat(file)?;
-        if self.form.is_plain || stat.st_size == 0 || stat.st_blocks > 0 {
-            return Ok(());
+    /// Does the file at `place` hold metadata only?
+    pub fn metacopy_at(&self, place: &Place) -> Result<Option<Metacopy>, FsError> {
+        if self.form.is_plain {
+            return Ok(None);
         }
-        if xattr::list(place)?.iter().any(|name| whiteout::METACOPY_XATTRS.contains(&name.as_slice())) {
-            let what = "a file holds metadata only (metacopy), its content lies in a deeper layer".to_owned();
-            return Err(self.damaged(what));
+        let names = xattr::list(place)?;
+        let is_mark = |marks: &[&[u8]]| names.iter().find(|name| marks.contains(&name.as_slice()));
+        if is_mark(&whiteout::METACOPY_XATTRS).is_none() {
+            return Ok(None);
         }
-        Ok(())
+        let Some(name) = is_mark(&whiteout::REDIRECT_XATTRS) else { return Ok(Some(Metacopy { redirect: None })) };
+        let value = xattr::get(place, name)?.unwrap_or_default();
+        let damaged = || self.damaged(format!("redirect to {}", value.escape_ascii()));
+        Ok(Some(Metacopy { redirect: Some(whiteout::Redirect::parse(&value).ok_or_else(damaged)?) }))
     }
 
     /// Does `.wh.NAME` stand beside the directory NAME? Then the layer deletes what is below and makes it anew.
@@ -341,6 +343,10 @@ impl Layer for DirLayer {
         Ok(self.marks(Self::dir(dir)?)?.is_opaque)
     }
 
+    fn metacopy(&self, entry: &Entry) -> Result<Option<Metacopy>, FsError> {
+        self.metacopy_at(&Self::place(entry)?)
+    }
+
     fn dir_marks(&self, dir: &Entry) -> Result<DirMarks, FsError> {
         self.marks(Self::dir(dir)?)
     }
@@ -373,9 +379,7 @@ impl Layer for DirLayer {
     fn open(&self, entry: &Entry) -> Result<Body, FsError> {
         let Entry::HostFile(dir, name) = entry else { return Err(FsError::Invalid) };
         // NONBLOCK: should the host have put a FIFO there, opening must not wait for its writer.
-        let file = dir.open_at(Name::new(name)?, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
-        self.check_has_content(&Self::place(entry)?, &file)?;
-        Ok(Body::File(file))
+        Ok(Body::File(dir.open_at(Name::new(name)?, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?))
     }
 
     fn read_link(&self, entry: &Entry) -> Result<Vec<u8>, FsError> {

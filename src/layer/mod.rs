@@ -93,6 +93,13 @@ pub enum Body {
     Bytes(Arc<[u8]>),
 }
 
+/// A file that holds metadata only (`overlay.metacopy`, overlayfs.rst "Metadata only copy up").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metacopy {
+    /// Where deeper layers hold the content, if not at the file's own path.
+    pub redirect: Option<whiteout::Redirect>,
+}
+
 /// What may be assumed of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traits {
@@ -130,6 +137,12 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// the same directory in deeper layers count, not these.
     fn is_implicit(&self, _dir: &Entry) -> Result<bool, FsError> {
         Ok(false)
+    }
+
+    /// Does the file `entry` hold metadata only, its content lying in a deeper layer? Then where: at its own path (`None`
+    /// inside), or elsewhere.
+    fn metacopy(&self, _entry: &Entry) -> Result<Option<Metacopy>, FsError> {
+        Ok(None)
     }
 
     /// Passes the names of `dir` after `after` to `sink`, whiteouts included, in the order of (name hash, name), each

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Contents of files: whole reads and writes at an offset, and copies that keep holes.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
-use rustix::io::{Errno, pread, pwrite};
+use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
 
 use crate::model::FsError;
 
@@ -27,6 +28,20 @@ pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize, FsErro
     let mut done = 0;
     while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
         match pwrite(&fd, rest, offset + done as u64) {
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Appends all of `data` at the end that the file has then; on an error after some bytes, the number written.
+pub fn append(fd: impl AsFd, data: &[u8]) -> Result<usize, FsError> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        match pwritev2(&fd, &[IoSlice::new(rest)], 0, ReadWriteFlags::APPEND) {
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
             Err(errno) if done == 0 => return Err(errno.into()),

@@ -39,6 +39,8 @@ enum Place {
     Pinned(Arc<OwnedFd>),
     /// At a name in another directory.
     In(Arc<Dir>, Box<[u8]>),
+    /// Being dropped.
+    Gone,
 }
 
 /// A directory of the host. See the module's header.
@@ -84,6 +86,21 @@ impl Dir {
         })
     }
 
+    /// Device and inode of the directory and of all that it lies in, nearest first, up to the root of the process.
+    pub fn ancestry(self: &Arc<Self>) -> Result<Vec<FileId>, FsError> {
+        let mut ids = vec![self.id];
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut fd = openat(&*self.open()?, c".", flags, Mode::empty())?;
+        loop {
+            fd = openat(&fd, c"..", flags, Mode::empty())?;
+            let id = FileId::of(&fstat(&fd)?);
+            if ids.last() == Some(&id) {
+                return Ok(ids);
+            }
+            ids.push(id);
+        }
+    }
+
     /// Opens the directory at `name` in `self`. `NotDir` for anything else, symlinks included.
     pub fn open_child(self: &Arc<Self>, name: Name<'_>) -> Result<Arc<Self>, FsError> {
         let stat = self.stat_child(name)?;
@@ -101,7 +118,7 @@ impl Dir {
     /// The parent and the name, unless it is a root or has lost its name.
     pub fn parent(&self) -> Option<(Arc<Dir>, Box<[u8]>)> {
         match &*read(&self.place) {
-            Place::Pinned(_) => None,
+            Place::Pinned(_) | Place::Gone => None,
             Place::In(parent, name) => Some((Arc::clone(parent), name.clone())),
         }
     }
@@ -119,24 +136,41 @@ impl Dir {
         self.reopen()
     }
 
+    /// Opens it from the nearest ancestor that is open, in a loop: paths may be deeper than a stack.
     fn reopen(&self) -> Result<Arc<OwnedFd>, FsError> {
-        let (parent, name) = match &*read(&self.place) {
-            Place::Pinned(fd) => return Ok(Arc::clone(fd)),
-            Place::In(parent, name) => (Arc::clone(parent), name.clone()),
+        let Some((parent, name)) = self.parent() else { return self.fd() };
+        // The way down to here, nearest first; each step knows what it must find.
+        let mut way = vec![(name, self.id)];
+        let mut here = parent;
+        let mut fd = loop {
+            if let Some(fd) = here.known_fd() {
+                break fd;
+            }
+            let Some((parent, name)) = here.parent() else { break here.fd()? };
+            way.push((name, here.id));
+            here = parent;
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let parent_fd = parent.fd()?;
-        let fd = openat(&*parent_fd, &*name, flags, Mode::empty()).map_err(|errno| match errno.into() {
-            // The directory was there when we learnt of it.
-            FsError::NotFound | FsError::NotDir => FsError::Stale,
-            other => other,
-        })?;
-        if FileId::of(&fstat(&fd)?) != self.id {
-            return Err(FsError::Stale);
+        while let Some((name, id)) = way.pop() {
+            let next = openat(&*fd, &*name, flags, Mode::empty()).map_err(|errno| match errno.into() {
+                // The directory was there when we learnt of it.
+                FsError::NotFound | FsError::NotDir => FsError::Stale,
+                other => other,
+            })?;
+            if FileId::of(&fstat(&next)?) != id {
+                return Err(FsError::Stale);
+            }
+            fd = Arc::new(next);
         }
-        let fd = Arc::new(fd);
         *lock(&self.cached) = Some(Arc::clone(&fd));
         Ok(fd)
+    }
+
+    fn known_fd(&self) -> Option<Arc<OwnedFd>> {
+        if let Place::Pinned(fd) = &*read(&self.place) {
+            return Some(Arc::clone(fd));
+        }
+        lock(&self.cached).clone()
     }
 
     /// Like [`Dir::fd`], and remembers the descriptor in the process-wide cache.
@@ -208,6 +242,25 @@ impl Dir {
     }
 }
 
+impl Drop for Dir {
+    /// Chains of parents are unwound in a loop, not by recursion.
+    fn drop(&mut self) {
+        let mut next = take_parent(&self.place);
+        while let Some(parent) = next {
+            next = Arc::into_inner(parent).and_then(|parent| take_parent(&parent.place));
+        }
+    }
+}
+
+/// Takes the parent out of the place of a directory that is being dropped.
+fn take_parent(place: &RwLock<Place>) -> Option<Arc<Dir>> {
+    let mut place = write(place);
+    match std::mem::replace(&mut *place, Place::Gone) {
+        Place::In(parent, _) => Some(parent),
+        Place::Pinned(_) | Place::Gone => None,
+    }
+}
+
 fn kind_of(file_type: rustix::fs::FileType) -> Option<Kind> {
     Kind::from_mode(file_type.as_raw_mode())
 }
@@ -224,6 +277,14 @@ static CACHE: FdCache = FdCache { known: Mutex::new(VecDeque::new()), capacity: 
 pub fn set_cache_capacity(nofile: u64) {
     let capacity = (nofile / 4).clamp(64, 16_384) as usize;
     CACHE.capacity.store(capacity, Ordering::Relaxed);
+}
+
+/// Closes every descriptor that can be opened again.
+pub fn forget_descriptors() {
+    let known: Vec<_> = lock(&CACHE.known).drain(..).collect();
+    for dir in known.iter().filter_map(Weak::upgrade) {
+        *lock(&dir.cached) = None;
+    }
 }
 
 impl FdCache {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::merge::physical;
-use super::node::{Lower, Node};
+use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::model::sync::{lock, read, write};
 use crate::model::{Attr, FsError, Kind, NameBuf};
@@ -37,12 +37,23 @@ impl Tree {
         if branch.is_read_only() {
             return Err(FsError::ReadOnly);
         }
-        if let Some(place) = Tree::upper_place(node) {
+        let needs_content = node.kind() == Kind::File && extent != Extent::Metadata;
+        let upper = branch.writable_upper()?;
+        if let Some(place) = Tree::upper_place(node)
+            && (!needs_content || matches!(self.content(node)?, Whereabouts::Upper))
+        {
             return Ok(Writable { place });
         }
-        let upper = branch.writable_upper()?;
         let _copying = lock(&node.copy_up);
         if let Some(place) = Tree::upper_place(node) {
+            if needs_content && let Whereabouts::Below(lower) = self.content(node)? {
+                let attr = branch.attr_in_upper(&place)?;
+                let layer = &**branch.layer(&lower)?;
+                let content = Some((layer, &lower.entry));
+                let source = Source { layer, entry: &lower.entry, attr: &attr, number: node.ino(), content, path: &[] };
+                upper.complete(source, &place, extent)?;
+                write(&node.state).content = Some(Whereabouts::Upper);
+            }
             return Ok(Writable { place });
         }
         // Parents first: their locks are taken and released on the way.
@@ -51,15 +62,57 @@ impl Tree {
         }
         let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
         let attr = branch.attr_in_layer(&lower)?;
-        let source = Source { layer: &**branch.layer(&lower)?, entry: &lower.entry, attr: &attr, number: node.ino() };
+        let below = if node.kind() == Kind::File { Some(self.content(node)?) } else { None };
+        let below = match &below {
+            Some(Whereabouts::Below(below)) => Some(below),
+            _ => None,
+        };
+        let content = match below {
+            Some(below) => Some((&**branch.layer(below)?, &below.entry)),
+            None => None,
+        };
+        // The content's own path: a file found by way of a redirect may be called otherwise now.
+        let is_marked = extent.of(&attr) == Extent::Metadata;
+        let path = if is_marked { self.path_of_content(node, &lower, below)? } else { None };
+        let extent = if path.is_some() || !is_marked { extent } else { Extent::Whole };
+        let path = path.unwrap_or_default();
+        let source = Source {
+            layer: &**branch.layer(&lower)?,
+            entry: &lower.entry,
+            attr: &attr,
+            number: node.ino(),
+            content,
+            path: &path,
+        };
         let staged = upper.stage_copy(source, extent)?;
-        let place = self.publish(upper, node, &lower, &attr, staged)?;
-        self.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
+        let content = match below {
+            Some(below) if extent.of(&attr) == Extent::Metadata => Whereabouts::Below(below.clone()),
+            _ => Whereabouts::Upper,
+        };
+        let place = self.publish(upper, node, &lower, &attr, staged, content)?;
         log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
         Ok(Writable { place })
     }
 
-    /// Makes the staged copy the node's place: under the name it has now, or by descriptor if it has lost it.
+    /// The path of the content for a mark, if it can be found by it again: only a file that holds its content itself, at
+    /// a name it still has.
+    fn path_of_content(
+        &self,
+        node: &Arc<Node>,
+        face: &Lower,
+        below: Option<&Lower>,
+    ) -> Result<Option<Vec<NameBuf>>, FsError> {
+        let Some(below) = below.filter(|below| below.layer == face.layer) else { return Ok(None) };
+        let path = super::content::path_of(node)?;
+        let found = super::merge::at_path(node.branch(), 0, &path)?;
+        let is_found = found.lowers.first().is_some_and(|(lower, _)| lower.layer == below.layer);
+        Ok((is_found && !path.is_empty()).then_some(path))
+    }
+
+    /// Makes the staged copy the node's place: under a name it has now, or by descriptor if it has lost its last one.
+    ///
+    /// The node is found under the copy's identity before the copy can be seen, and its place is set before names may
+    /// change again.
     fn publish(
         &self,
         upper: &Upper,
@@ -67,40 +120,74 @@ impl Tree {
         lower: &Lower,
         attr: &Attr,
         staged: Staged<'_>,
+        content: Whereabouts,
     ) -> Result<Place, FsError> {
         let _resolving = self.resolving();
-        let Some((parent, name)) = newest_link(node) else {
-            // Nobody can reach it by name: the copy lives as long as the node.
-            let place = Place::Fd(staged.place()?.hold()?);
-            write(&node.state).upper = Some(place.clone());
-            return Ok(place);
+        let staged_place = staged.place()?;
+        let id = FileId::of(&staged_place.stat()?);
+        let record = |place: &Place| match lower.group {
+            Some(group) => upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some),
+            None => Ok(None),
         };
-        // The parent may have been another one while data was copied; a rename has then copied that one up.
-        let dir = Tree::upper_dir(&parent).ok_or(FsError::Stale)?;
+        let links = read(&node.state).links.clone();
+        if links.is_empty() {
+            // Nobody reaches it by a name we know. Other names of its group may lead to it still.
+            let place = match if attr.nlink > 0 { record(&staged_place)? } else { None } {
+                Some(place) => place,
+                None => Place::Fd(staged_place.hold()?),
+            };
+            self.settle(node, place.clone(), id, content);
+            return Ok(place);
+        }
+        // A name in a directory of the upper: the one whose parents were copied up, or the one it was moved to since.
+        let in_upper = |(parent, name): &(Arc<Node>, NameBuf)| {
+            Tree::upper_dir(parent).map(|dir| (Arc::clone(parent), dir, name.clone()))
+        };
+        let (parent, dir, name) = links.iter().rev().find_map(in_upper).ok_or(FsError::Stale)?;
         let _names = lock(&parent.names);
         let before = attr_of(&dir.stat()?)?;
-        if let Some(group) = lower.group {
-            upper.record_group(group, &staged.place()?, layer_links(node.branch(), lower)?)?;
+        self.nodes().add_key(node, id);
+        let published = record(&staged_place).and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
+        if let Err(error) = published {
+            self.nodes().remove_key(node, id);
+            write(&node.state).upper = None;
+            if let Some(group) = lower.group {
+                upper.forget_group(group)?;
+            }
+            return Err(error);
         }
-        let published = staged.publish(&dir, name.as_name(), Physical::Nothing);
-        if let (Err(_), Some(group)) = (&published, lower.group) {
-            upper.forget_group(group)?;
-        }
-        published?;
-        upper.reader().outdate_listing(&dir);
-        // To users nothing has changed in the directory.
-        Place::Dir(Arc::clone(&dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
         let place = if attr.kind == Kind::Dir {
             Place::Dir(dir.open_child(name.as_name())?)
         } else {
             Place::at(&dir, name.as_name())
         };
-        let mut state = write(&node.state);
-        state.upper = Some(place.clone());
-        if attr.kind != Kind::Dir {
-            state.lowers.clear();
+        self.settle(node, place.clone(), id, content);
+        upper.reader().outdate_listing(&dir);
+        if let Some(group) = lower.group
+            && let Err(error) = upper.lose_layer_name(group, Some(&place))
+        {
+            log::warn!("the links of a copy in {} are counted one too high: {error}", node.branch().label());
+        }
+        // To users nothing has changed in the directory.
+        let times = (SetTime::To(before.atime), SetTime::To(before.mtime));
+        if let Err(error) = Place::Dir(Arc::clone(&dir)).utimens(times.0, times.1) {
+            log::warn!("the times of a directory in {} could not be kept: {error}", node.branch().label());
         }
         Ok(place)
+    }
+
+    /// The node lies at `place` from now on.
+    fn settle(&self, node: &Arc<Node>, place: Place, id: FileId, content: Whereabouts) {
+        {
+            let mut state = write(&node.state);
+            state.upper = Some(place);
+            state.upper_id = Some(id);
+            if node.kind() != Kind::Dir {
+                state.lowers.clear();
+                state.content = Some(content);
+            }
+        }
+        self.nodes().add_key(node, id);
     }
 
     /// The node as a directory of the upper, copied up with its parents if need be. The same rules as for

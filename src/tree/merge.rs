@@ -361,6 +361,13 @@ fn find_at_path(branch: &Branch, first: usize, mut path: Vec<NameBuf>, sources: 
     Ok(())
 }
 
+/// What the layers from index `first` on hold at a path from their roots.
+pub(super) fn at_path(branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Sources, FsError> {
+    let mut sources = Sources::default();
+    find_at_path(branch, first, path.to_vec(), &mut sources)?;
+    Ok(sources)
+}
+
 /// How resolution goes on below a source.
 enum Next {
     /// Nothing deeper counts.

@@ -18,6 +18,7 @@ use crate::model::{Attr, FsError, Kind, Name};
 use crate::sys::{Dir, FileId, Place};
 
 pub mod branch;
+pub mod content;
 pub mod copy_up;
 pub mod ids;
 pub mod list;
@@ -25,7 +26,7 @@ pub mod merge;
 pub mod node;
 
 pub use branch::{Base, Branch, BranchSpec};
-pub use node::{Node, NodeTable, State};
+pub use node::{Node, NodeTable, State, Whereabouts};
 
 /// The merged tree of a mount.
 #[derive(Debug)]
@@ -98,15 +99,27 @@ impl Tree {
     /// Attributes of a node as stored, with the inode number and link count to show.
     pub fn attr(&self, node: &Node) -> Result<Attr, FsError> {
         let branch = node.branch();
-        let (upper, lower) = {
+        let (upper, id, lower, content) = {
             let state = read(&node.state);
-            (state.upper.clone(), state.face().cloned())
+            (state.upper.clone(), state.upper_id, state.face().cloned(), state.content.clone())
         };
+        let is_in_upper = upper.is_some();
         let mut attr = match (upper, lower) {
-            (Some(place), _) => branch.attr_in_upper(&place)?,
+            (Some(place), _) => match branch.attr_in_upper(&place) {
+                Ok(attr) if id.is_none_or(|id| id.ino == attr.ino) => attr,
+                // The name leads elsewhere by now.
+                Ok(_) | Err(FsError::NotFound | FsError::Stale) => {
+                    branch.attr_in_upper(&self.hold(node)?.ok_or(FsError::Stale)?)?
+                }
+                Err(error) => return Err(error),
+            },
             (None, Some(lower)) => branch.attr_in_layer(&lower)?,
             (None, None) => return Err(FsError::Stale),
         };
+        if is_in_upper && let Some(Whereabouts::Below(_)) = content {
+            // The space is taken in the layer.
+            attr.blocks = attr.blocks.max(attr.size.div_ceil(512));
+        }
         attr.ino = node.ino();
         if node.kind() == Kind::Dir {
             attr.nlink = if read(&node.state).is_merged() { 1 } else { attr.nlink };
@@ -124,24 +137,34 @@ impl Tree {
         self.nodes.add_key(node, id);
     }
 
-    /// Does the node's name still lead to it? In a shared branch others may have removed it, or put another file in its
-    /// place: then nothing must be read from or written to what stands there.
-    pub fn is_at_its_name(&self, node: &Node) -> Result<bool, FsError> {
-        if !node.branch().is_shared() {
-            return Ok(true);
+    /// A place that leads to the node whatever happens to names; `None` if it does not lie in the upper. Names change
+    /// while they are used: what a name leads to is compared with what the node is, and the name is read again.
+    ///
+    /// `Stale` when others have removed or replaced it (in a shared branch). The caller holds no lock of the tree but
+    /// copy-up's.
+    pub fn hold(&self, node: &Node) -> Result<Option<Place>, FsError> {
+        for _ in 0..3 {
+            let (place, id) = {
+                let state = read(&node.state);
+                (state.upper.clone(), state.upper_id)
+            };
+            let place = match place {
+                None => return Ok(None),
+                Some(place @ Place::At(..)) => place,
+                Some(place) => return Ok(Some(place)),
+            };
+            match place.hold() {
+                Ok(fd) if id == Some(FileId::of(&rustix::fs::fstat(&*fd)?)) => return Ok(Some(Place::Fd(fd))),
+                Ok(_) | Err(FsError::NotFound | FsError::Stale) => {}
+                Err(error) => return Err(error),
+            }
+            // Whoever is changing the name holds one of these until the node knows.
+            let _resolving = self.resolving();
+            if let Some((parent, _)) = copy_up::newest_link(node) {
+                drop(crate::model::sync::lock(&parent.names));
+            }
         }
-        let (place, id) = {
-            let state = read(&node.state);
-            (state.upper.clone(), state.upper_id)
-        };
-        match place {
-            Some(place @ Place::At(..)) => match place.stat() {
-                Ok(stat) => Ok(id == Some(FileId::of(&stat))),
-                Err(FsError::NotFound | FsError::Stale) => Ok(false),
-                Err(error) => Err(error),
-            },
-            _ => Ok(true),
-        }
+        Err(FsError::Stale)
     }
 
     /// Where a node lies in the upper, if it does.

@@ -45,9 +45,20 @@ pub struct State {
     pub upper_id: Option<FileId>,
     /// Where it lies in layers, top first; more than one only for a directory.
     pub lowers: Vec<Lower>,
+    /// Where the content of a regular file lies, once somebody has asked.
+    pub content: Option<Whereabouts>,
     /// It has lost its last name.
     pub is_removed: bool,
     pub(super) keys: Vec<Key>,
+}
+
+/// Where the content of a regular file lies.
+#[derive(Clone, Debug)]
+pub enum Whereabouts {
+    /// With its attributes, in the upper.
+    Upper,
+    /// In a layer, whatever holds its attributes.
+    Below(Lower),
 }
 
 impl State {
@@ -66,6 +77,8 @@ impl State {
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
+    /// Tells nodes apart that had the same id one after the other.
+    serial: u64,
     ino: u64,
     kind: Kind,
     branch: Arc<Branch>,
@@ -84,6 +97,10 @@ impl Node {
     /// The number by which the kernel knows it.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    fn value(&self) -> (u64, u64) {
+        (self.id.0, self.serial)
     }
 
     /// The inode number to show.
@@ -147,12 +164,26 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Chains of parents are as long as paths are deep: they are unwound in a loop, not by recursion.
+    fn drop(&mut self) {
+        let mut todo = std::mem::take(&mut write(&self.state).links);
+        while let Some((parent, _)) = todo.pop() {
+            if let Some(parent) = Arc::into_inner(parent) {
+                todo.append(&mut write(&parent.state).links);
+            }
+        }
+    }
+}
+
 /// The table of nodes.
 #[derive(Debug, Default)]
 pub struct NodeTable {
     nodes: DashMap<u64, Arc<Node>>,
-    keys: DashMap<Key, u64>,
+    /// Key to id and serial.
+    keys: DashMap<Key, (u64, u64)>,
     next_reserved: AtomicU64,
+    next_serial: AtomicU64,
 }
 
 impl NodeTable {
@@ -176,11 +207,11 @@ impl NodeTable {
         let sources = Sources::of_root(branch)?;
         let key = sources.key(branch).ok_or(FsError::Invalid)?;
         let number = sources.number(branch)?;
-        let node = new_node(NodeId::ROOT, number, branch, sources);
+        let node = self.new_node(NodeId::ROOT, number, branch, sources);
         node.pin();
         write(&node.state).keys.push(key);
         self.nodes.insert(NodeId::ROOT.0, Arc::clone(&node));
-        self.keys.insert(key, NodeId::ROOT.0);
+        self.keys.insert(key, node.value());
         Ok(node)
     }
 
@@ -202,30 +233,32 @@ impl NodeTable {
         let node = self.insert_new(number, branch, sources);
         write(&node.state).keys.push(key);
         // Two look-ups may have come here at once: the first one to enter the key wins.
-        let other = match self.keys.entry(key) {
+        let is_first = match self.keys.entry(key) {
             Slot::Vacant(slot) => {
-                slot.insert(node.id.0);
-                None
+                slot.insert(node.value());
+                true
             }
-            Slot::Occupied(slot) => Some(*slot.get()),
+            Slot::Occupied(_) => false,
         };
-        if let Some(other) = other {
+        if !is_first {
             if let Some(winner) = self.count_lookup(key, kind) {
                 self.nodes.remove(&node.id.0);
                 return Ok(winner);
             }
             // The other is gone, or of another kind: a number of the host was used again.
-            log::trace!("node {other} gives up its key");
-            self.keys.insert(key, node.id.0);
+            self.keys.insert(key, node.value());
         }
         Ok(node)
     }
 
     /// The known node of a key, if it still is of that kind, with one more look-up counted.
     fn count_lookup(&self, key: Key, kind: Kind) -> Option<Arc<Node>> {
-        let id = *self.keys.get(&key)?;
+        let (id, serial) = *self.keys.get(&key)?;
         let node = {
             let node = self.nodes.get(&id)?;
+            if node.serial != serial {
+                return None;
+            }
             // Under the shard's lock, so that `forget` cannot remove it in between.
             node.lookups.fetch_add(1, Ordering::Relaxed);
             Arc::clone(&node)
@@ -239,14 +272,14 @@ impl NodeTable {
 
     /// The known node of a key; no look-up is counted.
     pub fn peek(&self, key: Key) -> Option<Arc<Node>> {
-        let id = *self.keys.get(&key)?;
-        self.get(NodeId(id))
+        let (id, serial) = *self.keys.get(&key)?;
+        self.get(NodeId(id)).filter(|node| node.serial == serial)
     }
 
     fn insert_new(&self, number: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
         let node = match self.nodes.entry(number) {
             Slot::Vacant(slot) => {
-                let node = new_node(NodeId(number), number, branch, sources);
+                let node = self.new_node(NodeId(number), number, branch, sources);
                 node.lookups.store(1, Ordering::Relaxed);
                 slot.insert(Arc::clone(&node));
                 return node;
@@ -254,7 +287,7 @@ impl NodeTable {
             Slot::Occupied(_) => {
                 // The number is still held by a file that the kernel has not forgotten.
                 let id = RESERVED | self.next_reserved.fetch_add(1, Ordering::Relaxed);
-                new_node(NodeId(id), number, branch, sources)
+                self.new_node(NodeId(id), number, branch, sources)
             }
         };
         node.lookups.store(1, Ordering::Relaxed);
@@ -262,18 +295,30 @@ impl NodeTable {
         node
     }
 
+    /// The node is no longer found there.
+    pub(super) fn remove_key(&self, node: &Node, id: FileId) {
+        let key = node.branch.upper_key(id);
+        write(&node.state).keys.retain(|known| *known != key);
+        self.keys.remove_if(&key, |_, value| *value == node.value());
+    }
+
     /// The node is now also found under where it lies in the upper.
     pub(super) fn add_key(&self, node: &Node, id: FileId) {
         let key = node.branch.upper_key(id);
-        write(&node.state).keys.push(key);
-        self.keys.insert(key, node.id.0);
+        {
+            let mut state = write(&node.state);
+            if !state.keys.contains(&key) {
+                state.keys.push(key);
+            }
+        }
+        self.keys.insert(key, node.value());
     }
 
     /// The node has lost its last name: what is born under the same key is another file.
     pub fn release_keys(&self, node: &Node) {
         let keys = std::mem::take(&mut write(&node.state).keys);
         for key in keys {
-            self.keys.remove_if(&key, |_, id| *id == node.id.0);
+            self.keys.remove_if(&key, |_, value| *value == node.value());
         }
     }
 
@@ -289,19 +334,20 @@ impl NodeTable {
             self.release_keys(&node);
         }
     }
-}
 
-fn new_node(id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
-    let kind = sources.kind();
-    Arc::new(Node {
-        id,
-        ino,
-        kind,
-        branch: Arc::clone(branch),
-        lookups: AtomicU64::new(0),
-        state: RwLock::new(sources.into_state()),
-        copy_up: Mutex::new(()),
-        names: Mutex::new(()),
-        mounts: RwLock::default(),
-    })
+    fn new_node(&self, id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
+        let kind = sources.kind();
+        Arc::new(Node {
+            id,
+            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+            ino,
+            kind,
+            branch: Arc::clone(branch),
+            lookups: AtomicU64::new(0),
+            state: RwLock::new(sources.into_state()),
+            copy_up: Mutex::new(()),
+            names: Mutex::new(()),
+            mounts: RwLock::default(),
+        })
+    }
 }

@@ -2,13 +2,16 @@
 //! Copy-up: an entry of a layer becomes an object of the upper, staged whole with content, owner, mode, attributes,
 //! times and the number it was born with, and made durable before it is published.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::Upper;
 use super::ownership::Stat;
 use super::stage::Staged;
 use crate::layer::{Body, Entry, Layer};
-use crate::model::{Attr, FsError, Kind};
+use crate::model::{Attr, FsError, Kind, NameBuf};
 use crate::sys::node::SetTime;
 use crate::sys::xattr::SetMode;
 use crate::sys::{Place, data};
@@ -24,6 +27,10 @@ pub struct Source<'a> {
     pub attr: &'a Attr,
     /// The inode number shown to users.
     pub number: u64,
+    /// The content of a regular file.
+    pub content: Option<(&'a dyn Layer, &'a Entry)>,
+    /// The path at which the layers hold it.
+    pub path: &'a [NameBuf],
 }
 
 /// How much of a regular file to copy.
@@ -33,6 +40,21 @@ pub enum Extent {
     Whole,
     /// Nothing: it is about to be truncated.
     Nothing,
+    /// Nothing for now, but a mark that says where the content is; small files are copied whole.
+    Metadata,
+}
+
+/// Files from this size on, in bytes, are copied up without their content where that is possible.
+pub const METACOPY_MIN: u64 = 64 * 1024;
+
+impl Extent {
+    /// What is really copied of a file of these attributes.
+    pub fn of(self, attr: &Attr) -> Self {
+        match self {
+            Extent::Metadata if attr.kind != Kind::File || attr.size < METACOPY_MIN => Extent::Whole,
+            other => other,
+        }
+    }
 }
 
 impl Upper {
@@ -47,11 +69,14 @@ impl Upper {
         };
         let staged = self.stage(&stat, target.as_deref())?;
         let place = staged.place()?;
-        if stat.kind == Kind::File && extent == Extent::Whole {
-            let file = staged.open()?;
-            match source.layer.open(source.entry)? {
-                Body::File(body) => data::copy_file(body.as_fd(), file.as_fd())?,
-                Body::Bytes(bytes) => data::write_all_at(&*file, &bytes, 0)?,
+        if stat.kind == Kind::File {
+            match extent.of(source.attr) {
+                Extent::Whole => copy_content(source, staged.open()?.as_ref())?,
+                Extent::Nothing => {}
+                Extent::Metadata => {
+                    rustix::fs::ftruncate(&*staged.open()?, source.attr.size)?;
+                    self.set_metacopy(&place, source.path)?;
+                }
             }
         }
         // chown clears capabilities, so attributes come after it, and times last.
@@ -59,10 +84,31 @@ impl Upper {
         self.copy_xattrs(source, &place)?;
         self.set_birth_number(&place, source.number)?;
         place.utimens(SetTime::To(source.attr.atime), SetTime::To(source.attr.mtime))?;
-        if stat.kind == Kind::File && !self.is_volatile {
-            rustix::fs::fsync(&*staged.open()?)?;
+        if stat.kind == Kind::File {
+            self.make_durable(&*staged.open()?)?;
         }
         Ok(staged)
+    }
+
+    /// Gives a file that holds metadata only its content, or makes it empty (`Extent::Nothing`). At every moment it reads
+    /// as before or as after; what an error leaves takes no space.
+    pub(crate) fn complete(&self, source: Source<'_>, place: &Place, extent: Extent) -> Result<(), FsError> {
+        let before = crate::sys::node::attr_of(&place.stat()?)?;
+        let file = Arc::new(place.open(OFlags::RDWR | OFlags::NONBLOCK)?);
+        if extent == Extent::Nothing {
+            rustix::fs::ftruncate(&*file, 0)?;
+        } else if let Err(error) = copy_content(source, &file).and_then(|()| self.make_durable(&file)) {
+            rustix::fs::ftruncate(&*file, 0)?;
+            rustix::fs::ftruncate(&*file, before.size)?;
+            place.utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
+            return Err(error);
+        }
+        place.utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
+        self.clear_metacopy(place)
+    }
+
+    fn make_durable(&self, file: &OwnedFd) -> Result<(), FsError> {
+        if self.is_volatile { Ok(()) } else { Ok(rustix::fs::fsync(file)?) }
     }
 
     fn copy_xattrs(&self, source: Source<'_>, place: &Place) -> Result<(), FsError> {
@@ -77,6 +123,14 @@ impl Upper {
             }
         }
         Ok(())
+    }
+}
+
+fn copy_content(source: Source<'_>, file: &OwnedFd) -> Result<(), FsError> {
+    let (layer, entry) = source.content.ok_or(FsError::Stale)?;
+    match layer.open(entry)? {
+        Body::File(body) => data::copy_file(body.as_fd(), file.as_fd()),
+        Body::Bytes(bytes) => data::write_all_at(file, &bytes, 0),
     }
 }
 

@@ -3,8 +3,7 @@
 //!
 //! The caller holds the lock of the directories and says what stands at a name physically and whether layers below
 //! hold the name (then a removal leaves a whiteout). In a plain directory neither exists. Every change is visible
-//! whole or not at all; the two exceptions are hosts without `RENAME_WHITEOUT` (the source's whiteout follows the
-//! rename) and hosts without `RENAME_EXCHANGE`, which are refused by the host's own error.
+//! whole or not at all. Hosts without `RENAME_EXCHANGE` are refused by the host's own error where it is needed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -148,6 +147,10 @@ impl Upper {
         if !from.is_dir || over == Physical::Nothing {
             return self.rename_leaving(from, to, below);
         }
+        if over == Physical::Entry && below == Below::Something {
+            // For a moment the target stands where layers have a directory: it must not merge with that one.
+            self.set_opaque(&Place::Dir(to.dir.open_child(to.name)?))?;
+        }
         exchange(&*from.dir.open()?, from.name, &*to.dir.open()?, to.name)?;
         match over {
             Physical::Entry => self.rmdir(from.dir, from.name, below),
@@ -168,11 +171,25 @@ impl Upper {
                 }
             }
         }
-        renameat(&*from_fd, from.name.os(), &*to_fd, to.name.os())?;
-        match below {
-            Below::Nothing => Ok(()),
-            Below::Something => self.white_out(from.dir, from.name),
+        if below == Below::Nothing {
+            return Ok(renameat(&*from_fd, from.name.os(), &*to_fd, to.name.os())?);
         }
+        // The whiteout first, under the source's name by exchange; then what was there moves on from staging.
+        let work = self.work()?;
+        let aside = work.next_name()?;
+        let stage_fd = work.stage.open()?;
+        self.make_whiteout(&work.stage, aside.as_name(), from.dir)?;
+        let moved = exchange(&stage_fd, aside.as_name(), &from_fd, from.name).and_then(|()| {
+            let moved = renameat(&*stage_fd, aside.as_name().os(), &*to_fd, to.name.os());
+            if moved.is_err() {
+                exchange(&stage_fd, aside.as_name(), &from_fd, from.name)?;
+            }
+            Ok(moved?)
+        });
+        if moved.is_err() {
+            recover::remove(&work.stage, aside.as_name())?;
+        }
+        moved
     }
 
     /// Exchanges two names of the upper.

@@ -6,6 +6,7 @@
 //! | char 0:0, or an empty file with `overlay.whiteout` | a name | deleted |
 //! | `overlay.opaque` = `y` / `x` | a directory | nothing below counts / holds whiteouts by attribute |
 //! | `overlay.redirect` | a renamed directory | the path at which layers hold it |
+//! | `overlay.metacopy` | a copied-up file | it holds metadata only, `overlay.redirect` says where layers hold its content |
 //! | `overlay.mlfs.ino` (8 bytes, little endian) | anything copied up | the inode number it was born with |
 //! | `overlay.mlfs.links` (28 bytes, `links.rs`) | a copied-up file of a hard-link group | the group, and links shown minus links of the host |
 
@@ -45,6 +46,25 @@ impl Upper {
             return Err(FsError::NameTooLong);
         }
         xattr::set(dir, &self.mark_name("redirect")?, &value, SetMode::Any)
+    }
+
+    /// Marks a file that holds metadata only: its content lies in the layers at `path`.
+    pub(crate) fn set_metacopy(&self, file: &Place, path: &[NameBuf]) -> Result<(), FsError> {
+        self.set_redirect(file, path)?;
+        xattr::set(file, &self.mark_name("metacopy")?, b"", SetMode::Any)
+    }
+
+    /// The file holds its content itself from now on.
+    pub(crate) fn clear_metacopy(&self, file: &Place) -> Result<(), FsError> {
+        for mark in ["metacopy", "redirect"] {
+            for space in ["trusted", "user"] {
+                match xattr::remove(file, format!("{space}.overlay.{mark}").as_bytes()) {
+                    Ok(()) | Err(FsError::NoAttribute | FsError::Unsupported | FsError::Perm) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the inode number something was born with. The user form has no place for it on links and special files.

@@ -97,15 +97,20 @@ impl Upper {
         xattr::set(place, &self.mark_name("mlfs.links")?, &links.to_bytes(), SetMode::Any)
     }
 
-    /// Records the staged copy at `place` of a group with `nlink` names in its layer, one of which it will take. A copy
-    /// that is then not published is taken back by [`Upper::forget_group`].
-    pub(crate) fn record_group(&self, group: Group, place: &Place, nlink: u32) -> Result<(), FsError> {
+    /// Records the staged copy at `place` of a group with `nlink` names in its layer, none of which it has taken yet:
+    /// when it takes one, [`Upper::lose_layer_name`] says so (a crash in between leaves a count too high, never one so
+    /// low that the record would go too early). A copy that is not published is taken back by
+    /// [`Upper::forget_group`]. The place of the record.
+    pub(crate) fn record_group(&self, group: Group, place: &Place, nlink: u32) -> Result<Place, FsError> {
         let work = self.work()?;
         let lost = self.count_lost_names(group)?;
         work.has_links.store(true, Ordering::Relaxed);
-        // Links of the host once published: the name it takes, and the one here.
-        self.set_links(place, Links { excess: i64::from(nlink) - i64::from(lost) - 2, group })?;
-        link_place(place, &work.links, group.name("copy")?.as_name())
+        // The host counts the link here.
+        let excess = i64::from(nlink) - i64::from(lost) - 1;
+        self.set_links(place, Links { excess, group })?;
+        let name = group.name("copy")?;
+        link_place(place, &work.links, name.as_name())?;
+        Ok(Place::at(&work.links, name.as_name()))
     }
 
     /// Drops the record of a copy.

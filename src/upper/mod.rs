@@ -69,6 +69,8 @@ pub(crate) struct Work {
     pub(crate) lacks_tmpfile: AtomicBool,
     /// Is there any hard-link group recorded? Spares a look-up per linked file.
     pub(crate) has_links: AtomicBool,
+    /// Held while this process may write: one upper has one writer. `None` for a view.
+    _lock: Option<OwnedFd>,
 }
 
 /// A writable layer.
@@ -138,8 +140,13 @@ impl Work {
         if work.id().dev != root.id().dev {
             return Err(FsError::CrossDevice);
         }
-        let stage = open_or_make(&work, Name::new(b"work")?)?;
-        let links = open_or_make(&work, Name::new(b"mlfs-links")?)?;
+        // Before anything is emptied: the user's files in an upper, or another mount's, must not be taken for staging.
+        if overlaps(&work, root)? {
+            return Err(FsError::Invalid);
+        }
+        let lock = recover::lock_work(&work)?;
+        let stage = open_or_make(&work, Name::new(recover::STAGE)?)?;
+        let links = open_or_make(&work, Name::new(recover::LINKS)?)?;
         recover::empty(&stage)?;
         let has_links = !links.read_all()?.is_empty();
         let marks = probe_marks(&stage)?;
@@ -151,6 +158,7 @@ impl Work {
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
             has_links: AtomicBool::new(has_links),
+            _lock: Some(lock),
         })
     }
 }
@@ -163,8 +171,8 @@ impl Work {
             Err(FsError::NotFound) => Ok((Arc::clone(work), false)),
             Err(error) => Err(error),
         };
-        let (stage, _) = open(Name::new(b"work")?)?;
-        let (links, has_links) = open(Name::new(b"mlfs-links")?)?;
+        let (stage, _) = open(Name::new(recover::STAGE)?)?;
+        let (links, has_links) = open(Name::new(recover::LINKS)?)?;
         let is_real_root = proc::euid() == 0 && proc::is_initial_user_namespace();
         Ok(Work {
             stage,
@@ -174,8 +182,14 @@ impl Work {
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
             has_links: AtomicBool::new(has_links),
+            _lock: None,
         })
     }
+}
+
+/// Is one of two directories the other, or inside it?
+pub fn overlaps(a: &Arc<Dir>, b: &Arc<Dir>) -> Result<bool, FsError> {
+    Ok(a.ancestry()?.contains(&b.id()) || b.ancestry()?.contains(&a.id()))
 }
 
 fn open_or_make(parent: &Arc<Dir>, name: Name<'_>) -> Result<Arc<Dir>, FsError> {

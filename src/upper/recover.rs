@@ -1,13 +1,75 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Removing what lies in staging: after an error, after a crash, and the remains of removed directories.
+//! Removing what lies in staging: after an error, after a crash, and the remains of removed directories. And the work
+//! directory itself: whose it is, and its end.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
 use rustix::io::Errno;
 
 use crate::model::{FsError, Kind, Name};
 use crate::sys::Dir;
+
+/// The folder for staging in a work directory; kernel overlayfs uses the same name.
+pub(super) const STAGE: &[u8] = b"work";
+/// The folder for hard-link groups in a work directory.
+pub(super) const LINKS: &[u8] = b"mlfs-links";
+/// How long a mount that has just ended may take to let go of its work directory.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Takes the lock by which an upper has one writer. `Busy` when another mount goes on holding it.
+pub(super) fn lock_work(work: &Arc<Dir>) -> Result<OwnedFd, FsError> {
+    let fd = work.open_readable()?;
+    let start = Instant::now();
+    loop {
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(fd),
+            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Err(Errno::WOULDBLOCK) => return Err(FsError::Busy),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn open_work(path: &Path) -> Result<Arc<Dir>, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Dir::from_fd(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Is what stands at `path` a work directory of ours, or could it become one? `Exists` for a directory that holds
+/// anything else, `NotDir` for what is none (a symlink included), `NotFound` for nothing.
+pub fn check_work(path: &Path) -> Result<(), FsError> {
+    let entries = open_work(path)?.read_all()?;
+    if entries.iter().all(|entry| &*entry.name == STAGE || &*entry.name == LINKS) {
+        Ok(())
+    } else {
+        Err(FsError::Exists)
+    }
+}
+
+/// Removes a work directory that no mount uses: staging, and itself if nothing is left. Hard-link groups stay, because
+/// the upper beside it refers to them. Absence is no error; `Busy` while a mount uses it.
+pub fn discard_work(path: &Path) -> Result<(), FsError> {
+    let work = match open_work(path) {
+        Ok(work) => work,
+        Err(FsError::NotFound) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let _lock = lock_work(&work)?;
+    remove(&work, Name::new(STAGE)?)?;
+    match unlinkat(&*work.open()?, Name::new(LINKS)?.os(), AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match rustix::fs::rmdir(path) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
 
 /// Empties `dir`, whatever is in it, without leaving its filesystem tree by a symlink.
 pub fn empty(dir: &Arc<Dir>) -> Result<(), FsError> {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the content of a file lies: with its attributes, or in a deeper layer (metadata-only copies, of ours and of the
+//! kernel's in layers).
+
+use std::sync::Arc;
+
+use super::merge::{at_path, path_in_layers};
+use super::node::{Lower, Node, Whereabouts};
+use super::{Branch, Tree};
+use crate::layer::Metacopy;
+use crate::layer::whiteout::Redirect;
+use crate::model::sync::{read, write};
+use crate::model::{FsError, Kind, NameBuf};
+
+impl Tree {
+    /// Where the content of the regular file `node` lies.
+    pub fn content(&self, node: &Arc<Node>) -> Result<Whereabouts, FsError> {
+        if let Some(known) = read(&node.state).content.clone() {
+            return Ok(known);
+        }
+        let found = self.find_content(node)?;
+        let mut state = write(&node.state);
+        // A copy-up or a completion that came in between knows better.
+        Ok(state.content.get_or_insert(found).clone())
+    }
+
+    fn find_content(&self, node: &Arc<Node>) -> Result<Whereabouts, FsError> {
+        let branch = node.branch();
+        let (place, face) = {
+            let state = read(&node.state);
+            (state.upper.clone(), state.face().cloned())
+        };
+        let (mark, first) = match (place, branch.upper(), &face) {
+            (Some(place), Some(upper), _) => match upper.reader().metacopy_at(&place)? {
+                None => return Ok(Whereabouts::Upper),
+                Some(mark) => (mark, 0),
+            },
+            (_, _, Some(face)) => match branch.layer(face)?.metacopy(&face.entry)? {
+                None => return Ok(Whereabouts::Below(face.clone())),
+                Some(mark) => (mark, face.layer + 1),
+            },
+            _ => return Err(FsError::Stale),
+        };
+        self.find_below(node, branch, mark, first)
+    }
+
+    fn find_below(
+        &self,
+        node: &Arc<Node>,
+        branch: &Branch,
+        mut mark: Metacopy,
+        mut first: usize,
+    ) -> Result<Whereabouts, FsError> {
+        let mut path = path_of(node)?;
+        loop {
+            match mark.redirect {
+                None => {}
+                Some(Redirect::Path(other)) => path = other,
+                Some(Redirect::Name(other)) => {
+                    path.pop();
+                    path.push(other);
+                }
+            }
+            let lower = self.find_file(branch, first, &path)?;
+            match branch.layer(&lower)?.metacopy(&lower.entry)? {
+                None => return Ok(Whereabouts::Below(lower)),
+                Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
+            }
+        }
+    }
+
+    fn find_file(&self, branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Lower, FsError> {
+        let sources = at_path(branch, first, path)?;
+        match sources.lowers.into_iter().next() {
+            Some((lower, found)) if found.attr.kind == Kind::File => Ok(lower),
+            _ => {
+                let text = Redirect::path_value(path);
+                let what = format!("the content of a metadata-only copy is not at {}", text.escape_ascii());
+                Err(FsError::Corrupt { layer: branch.label().to_owned(), what })
+            }
+        }
+    }
+}
+
+/// The path at which layers hold the newest name of a node.
+pub(super) fn path_of(node: &Node) -> Result<Vec<NameBuf>, FsError> {
+    match super::copy_up::newest_link(node) {
+        Some((parent, name)) => path_in_layers(&parent, name.as_name()),
+        None => Ok(Vec::new()),
+    }
+}
