@@ -108,7 +108,13 @@ impl Mount {
 
     /// Mounts (again).
     pub fn mount(&mut self, sandbox: &Sandbox) {
-        self.try_mount(sandbox).ok();
+        // The kernel holds an upper for a moment after its unmount: "already mounted or mount point busy".
+        let is_judge = self.driver == Driver::KernelOverlay;
+        let attempt = || match self.try_mount(sandbox) {
+            outcome if is_judge && outcome.code != 0 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+            outcome => Ok(outcome),
+        };
+        patiently(attempt).unwrap_or_else(|error| panic!("mount: {error}")).ok();
         self.is_new = false;
         let mounted = sandbox.mounts();
         assert!(mounted.contains(&self.target), "{:?} returned 0 before the mount was there", self.driver);

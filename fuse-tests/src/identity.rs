@@ -30,6 +30,13 @@ pub fn own_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
+/// Whether files can be given to other users here: as root, and in a namespace with a range of ids (newuidmap).
+pub fn has_ids() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    rustix::process::geteuid().is_root() && counts.sum::<u64>() >= 65_536
+}
+
 /// Whether a program is in `PATH`.
 pub fn has_program(name: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))

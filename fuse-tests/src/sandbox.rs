@@ -103,15 +103,20 @@ impl Sandbox {
         }
     }
 
+    // The logs of the sandbox's containers, as (path, text).
+    fn logs(&self) -> Vec<(PathBuf, String)> {
+        let find = Command::new("find").arg(&self.root).args(["-xdev", "-name", "mlfs*log*", "-type", "f"]).output();
+        let paths = find.iter().flat_map(|found| found.stdout.split(|byte| *byte == b'\n'));
+        let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path)));
+        paths
+            .filter_map(|path| Some((path.clone(), String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())))
+            .collect()
+    }
+
     fn print_logs(&self) {
-        let find = Command::new("find").arg(&self.root).args(["-xdev", "-name", "*log*", "-type", "f"]).output();
-        for path in find.iter().flat_map(|found| found.stdout.split(|byte| *byte == b'\n')) {
-            let path = Path::new(OsStr::from_bytes(path));
-            if let Ok(text) = std::fs::read(path) {
-                let text = String::from_utf8_lossy(&text);
-                let lines: Vec<&str> = text.lines().collect();
-                eprintln!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(30)..].join("\n"));
-            }
+        for (path, text) in self.logs() {
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(30)..].join("\n"));
         }
     }
 }
@@ -174,6 +179,10 @@ impl Drop for Sandbox {
             self.print_logs();
         }
         let mut trouble = Vec::new();
+        // A panic in an operation is EIO for its caller and the mount goes on: no test may overlook it.
+        for (_, text) in self.logs() {
+            trouble.extend(text.lines().filter(|line| line.contains("panic in ")).map(str::to_owned));
+        }
         for target in self.mounts().iter().rev() {
             if unmount(target, false).is_err() {
                 trouble.extend(unmount(target, true).err());

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::cli::Outcome;
 use crate::driver::{Driver, Mount};
 use crate::host;
-use crate::identity::{Identity, identity};
+use crate::identity::{Identity, has_ids, identity};
 use crate::layers::{Convention, LayerSpec};
 use crate::sandbox::Sandbox;
 use crate::skip::{panic_message, skip};
@@ -87,6 +87,13 @@ impl Scene {
     /// Only root's scenario: it needs other users, devices or every id.
     pub fn needs_root(&self, why: &str) {
         if self.identity != Identity::Root {
+            skip(format!("needs root: {why}"));
+        }
+    }
+
+    /// Only where files can be given to other users: as root, and in a namespace with a range of ids.
+    pub fn needs_ids(&self, why: &str) {
+        if !has_ids() {
             skip(format!("needs root: {why}"));
         }
     }

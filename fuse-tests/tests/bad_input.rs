@@ -689,3 +689,59 @@ fn a_killed_load() {
         w.mlfs().ok(["cat", "good", "/etc/conf"]);
     });
 }
+
+// Damage in the store is an error that names what is damaged; what is not damaged goes on.
+#[test]
+fn damaged_objects_and_indexes() {
+    world(|w| {
+        w.load("good", &[good_layer()]);
+        w.unguard_store();
+        let store = w.sandbox.path("store");
+        let largest = |dir: &str| {
+            let script = format!("find {dir} -type f -printf '%s %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2");
+            store.join(sh(&w.sandbox, &store, &script).ok())
+        };
+        let damage = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+            let old = std::fs::read(path).expect("read");
+            let mut new = old.clone();
+            change(&mut new);
+            // Written aside, so that nobody's mapping is cut short.
+            std::fs::remove_file(path).expect("rm");
+            write(path, new);
+            old
+        };
+        let object = largest("objects");
+        let old = damage(&object, &|bytes| bytes.truncate(bytes.len() / 2));
+        let root = w.mount("box", &["good"]);
+        let failed = std::fs::read(root.join("large")).expect_err("half an object");
+        assert_eq!(failed.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        assert_eq!(fuse_tests::world::read(root.join("etc/conf")), "conf", "the rest goes on");
+        w.umount("box");
+        let log = sh(&w.sandbox, &store, "cat containers/*/mlfs.log").ok();
+        let name = object.file_name().expect("name").to_string_lossy().into_owned();
+        assert!(log.contains(&name[..8]), "the log names the object {name}: {log}");
+        std::fs::remove_file(&object).expect("rm");
+        write(&object, old);
+        w.mlfs().ok(["start", "box"]);
+        assert_eq!(std::fs::read(root.join("large")).expect("whole again").len(), 800_000);
+        w.umount("box");
+
+        let index = largest("indexes");
+        for (what, change) in [
+            ("cut short", Box::new(|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2)) as Box<dyn Fn(&mut Vec<u8>)>),
+            ("of another version", Box::new(|bytes: &mut Vec<u8>| bytes[..16].fill(0x7f))),
+            ("with noise", Box::new(|bytes: &mut Vec<u8>| bytes.iter_mut().step_by(13).for_each(|byte| *byte ^= 0x5a))),
+        ] {
+            let old = damage(&index, &*change);
+            // Derived data: it may be rebuilt, or refused in one sentence; never believed.
+            let outcome = w.mlfs().run(["cat", "good", "/etc/conf"]);
+            match outcome.code {
+                0 => assert_eq!(outcome.stdout, "conf", "{what}"),
+                _ => drop(outcome.fails(1)),
+            }
+            std::fs::remove_file(&index).expect("rm");
+            write(&index, old);
+        }
+        assert_eq!(w.mlfs().ok(["cat", "good", "/etc/conf"]), "conf");
+    });
+}

@@ -93,7 +93,9 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
                     made.volumes.push(name.clone());
                 }
                 if is_first && !*no_copy {
-                    super::populate::fill(store, name, &layers, &mount.target)?;
+                    super::filling::fill(store, name, &layers, &mount.target)?;
+                } else {
+                    super::filling::complete(store, name)?;
                 }
                 open_volume(store, name, mount.read_only, record.mountpoint.as_deref())?
             }

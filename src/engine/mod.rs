@@ -8,6 +8,7 @@ pub mod control;
 pub mod daemon;
 pub mod ending;
 pub mod error;
+pub mod filling;
 pub mod fuzz;
 pub mod host;
 pub mod image;

@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The first use of an empty volume: it takes what the image holds at its target, with modes, owners, times, extended
-//! attributes and hard links. A volume with content is never touched, a bind never filled.
+//! Copies what an image holds into a volume (`filling.rs` puts it in place): modes, owners, times, extended attributes
+//! and hard links.
 //!
-//! Copied from one [`Fs`] to another, so that every ownership form is written as a mount would write it. The copy is
-//! staged and put in place by a rename; where somebody uses the empty volume already, entry by entry.
+//! Copied from one [`Fs`] to another, so that every ownership form is written as a mount would write it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::fs::create::NewNode;
-use crate::fs::{Follow, Fs, FsSpec, OpenFlags, SetAttr};
+use crate::fs::{Fs, FsSpec, OpenFlags, SetAttr};
 use crate::layer::Layer;
 use crate::model::ids::{Caller, HandleId, IdMap, NodeId};
 use crate::model::{Attr, Cookie, FsError, Kind, NameBuf};
+use crate::store::Store;
 use crate::store::container::ContainerRecord;
 use crate::store::volume::VolumeRecord;
-use crate::store::{Store, Wait, atomic};
 use crate::sys::node::SetTime;
 use crate::sys::proc;
 use crate::sys::xattr::SetMode;
@@ -27,36 +25,10 @@ use crate::tree::{Base, BranchSpec};
 use crate::upper::UpperSpec;
 
 use super::assemble::{self, OpenAs, open_path};
-use super::{EngineError, OrFail, Result};
+use super::{OrFail, Result};
 
-/// Fills the volume from what `layers` (bottom first) hold at `target`, if it is empty and they hold a directory there.
-pub fn fill(store: &Store, name: &str, layers: &[Arc<dyn Layer>], target: &str) -> Result<()> {
-    let what = || format!("cannot fill the volume {name} from the image's {target}");
-    let _lock = store.lock_volume(name, Wait::Block).or_fail(what)?;
-    let volume = store.find_volume(name).or_fail(what)?;
-    let data = store.volume_data(&volume);
-    if fs::read_dir(&data).or_fail(what)?.next().is_some() {
-        return Ok(());
-    }
-    let image = open_image(layers.to_vec()).or_fail(what)?;
-    let source = match image.resolve(target.as_bytes(), Follow::Yes) {
-        Ok(entry) if entry.attr.kind == Kind::Dir => entry.id,
-        // Nothing there, or something that the mount will complain about.
-        Ok(_) | Err(FsError::NotFound | FsError::NotDir) => return Ok(()),
-        Err(error) => return Err(EngineError::failed(what()).because(error)),
-    };
-    // The copy gets exactly the modes of the image.
-    let umask = proc::set_umask(0);
-    let result = if volume.device().is_some() {
-        copy_into(&image, source, &data, &volume).map_err(|e| EngineError::failed(what()).because(e))
-    } else {
-        fill_staged(store, &volume, &image, source, &data).map_err(|e| EngineError::failed(what()).because(e))
-    };
-    proc::set_umask(umask);
-    result
-}
-
-fn open_image(mut layers: Vec<Arc<dyn Layer>>) -> Result<Fs> {
+/// The layers (bottom first) as a filesystem.
+pub(super) fn open_image(mut layers: Vec<Arc<dyn Layer>>) -> Result<Fs> {
     layers.reverse();
     let base = Base::Merge { upper: None, lowers: layers };
     let root = BranchSpec { label: "image".to_owned(), base, is_read_only: true, is_shared: false };
@@ -73,46 +45,14 @@ pub fn copy_root(store: &Store, record: &ContainerRecord, fs: &Fs) -> Result<()>
     finish(&image, NodeId::ROOT, fs, NodeId::ROOT, &attr, Owners::Exact).or_fail(|| "cannot set up the upper's root")
 }
 
-fn fill_staged(store: &Store, volume: &VolumeRecord, image: &Fs, source: NodeId, data: &Path) -> Result<()> {
-    let staged = store.stage("fill").or_fail(|| "cannot stage")?;
-    let copy = staged.path().join("data");
-    fs::create_dir(&copy).or_fail(|| format!("cannot make {}", copy.display()))?;
-    copy_into(image, source, &copy, volume)?;
-    sync(&copy)?;
-    if is_in_use(store, &volume.name)? {
-        // Its users hold the directory: it must stay the same one.
-        for entry in fs::read_dir(&copy).or_fail(|| "cannot list the copy")? {
-            let entry = entry.or_fail(|| "cannot list the copy")?;
-            let to = data.join(entry.file_name());
-            fs::rename(entry.path(), &to).or_fail(|| format!("cannot put {} in place", to.display()))?;
-        }
-        let fs = open_plain(data, volume)?;
-        let attr = image.getattr(source).or_fail(|| "cannot read the image")?.0;
-        return finish(image, source, &fs, NodeId::ROOT, &attr, Owners::of(volume))
-            .or_fail(|| "cannot set the volume's owner");
-    }
-    fs::rename(&copy, data).or_fail(|| format!("cannot put {} in place", data.display()))?;
-    atomic::sync_dir(&store.layout().volume(&volume.name)).or_fail(|| "cannot sync")
-}
-
 /// Writes a whole filesystem's dirty pages: after a crash the copy must be there or not be there.
-fn sync(path: &Path) -> Result<()> {
+pub(super) fn sync(path: &Path) -> Result<()> {
     let fd = open_path(path, OpenAs::Directory).or_fail(|| "cannot sync")?;
     rustix::fs::syncfs(&fd).map_err(std::io::Error::from).or_fail(|| "cannot sync")
 }
 
-fn is_in_use(store: &Store, volume: &str) -> Result<bool> {
-    for container in store.load_containers().or_fail(|| "cannot list the containers")? {
-        if container.is_using_volume(volume)
-            && store.is_container_live(&container.id).or_fail(|| "cannot look at a container")?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn open_plain(dir: &Path, volume: &VolumeRecord) -> Result<Fs> {
+/// A directory as the volume keeps its content.
+pub(super) fn open_plain(dir: &Path, volume: &VolumeRecord) -> Result<Fs> {
     let fd: OwnedFd = open_path(dir, OpenAs::Directory).or_fail(|| format!("cannot open {}", dir.display()))?;
     let ownership = assemble::ownership(volume.ownership);
     let upper = UpperSpec { dir: fd, work: None, ownership, is_volatile: false, is_view: false };
@@ -123,7 +63,7 @@ fn open_plain(dir: &Path, volume: &VolumeRecord) -> Result<Fs> {
 }
 
 /// Copies what the directory `source` holds, and its attributes, into the empty directory `dir` of the host.
-fn copy_into(image: &Fs, source: NodeId, dir: &Path, volume: &VolumeRecord) -> Result<()> {
+pub(super) fn copy_into(image: &Fs, source: NodeId, dir: &Path, volume: &VolumeRecord) -> Result<()> {
     let target = open_plain(dir, volume)?;
     let mut copy =
         Copy { image, target: &target, owners: Owners::of(volume), links: HashMap::new(), buffer: vec![0; 1 << 20] };
@@ -245,7 +185,7 @@ impl Copy<'_> {
 
 /// Whether a copy must have its owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Owners {
+pub(super) enum Owners {
     /// It must.
     Exact,
     /// A directory of the host that an ordinary user brought in holds what is his.
@@ -253,13 +193,21 @@ enum Owners {
 }
 
 impl Owners {
-    fn of(volume: &VolumeRecord) -> Self {
+    /// What the copy in this volume must have.
+    pub(super) fn of(volume: &VolumeRecord) -> Self {
         if volume.device().is_some() && proc::euid() != 0 { Owners::AsPossible } else { Owners::Exact }
     }
 }
 
 /// Gives a copy its owner, mode, extended attributes and times, in this order: each would change what came before.
-fn finish(image: &Fs, from: NodeId, target: &Fs, to: NodeId, attr: &Attr, owners: Owners) -> Result<(), FsError> {
+pub(super) fn finish(
+    image: &Fs,
+    from: NodeId,
+    target: &Fs,
+    to: NodeId,
+    attr: &Attr,
+    owners: Owners,
+) -> Result<(), FsError> {
     let perm = (attr.kind != Kind::Symlink).then_some(attr.perm);
     let stat = SetAttr { perm, uid: Some(attr.uid), gid: Some(attr.gid), ..SetAttr::default() };
     match target.setattr(to, None, &stat) {
@@ -281,53 +229,4 @@ fn finish(image: &Fs, from: NodeId, target: &Fs, to: NodeId, attr: &Attr, owners
     let times = SetAttr { atime: SetTime::To(attr.atime), mtime: SetTime::To(attr.mtime), ..SetAttr::default() };
     target.setattr(to, None, &times)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layer::dir::{DirLayer, HostForm};
-    use crate::store::Access;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    fn layer(dir: &Path) -> Arc<dyn Layer> {
-        let fd = open_path(dir, OpenAs::Directory).unwrap();
-        Arc::new(DirLayer::open(fd, "l".into(), HostForm::default()).unwrap())
-    }
-
-    #[test]
-    fn an_empty_volume_takes_the_images_content_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("image");
-        let source = image.join("data");
-        fs::create_dir_all(source.join("sub")).unwrap();
-        fs::write(source.join("a"), "one").unwrap();
-        fs::hard_link(source.join("a"), source.join("sub/b")).unwrap();
-        symlink("a", source.join("s")).unwrap();
-        fs::set_permissions(source.join("a"), fs::Permissions::from_mode(0o640)).unwrap();
-        fs::set_permissions(&source, fs::Permissions::from_mode(0o1777)).unwrap();
-        let time = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000));
-        fs::File::open(source.join("sub")).unwrap().set_times(time).unwrap();
-
-        let store = Store::open(&dir.path().join("store"), Access::Write).unwrap();
-        let record = VolumeRecord::new("v", super::super::volumes::default_form());
-        store.create_volume(&record).unwrap();
-        fill(&store, "v", &[layer(&image)], "/data").unwrap();
-        let data = store.volume_data(&record);
-        assert_eq!(fs::read(data.join("a")).unwrap(), b"one");
-        let meta = |name: &str| fs::symlink_metadata(data.join(name)).unwrap();
-        assert_eq!(meta("a").ino(), meta("sub/b").ino());
-        assert_eq!(meta("a").permissions().mode() & 0o7777, 0o640);
-        assert_eq!(meta("").permissions().mode() & 0o777, 0o777);
-        assert_eq!(meta("sub").mtime(), 1000);
-        assert_eq!(fs::read_link(data.join("s")).unwrap(), Path::new("a"));
-
-        fs::remove_file(data.join("a")).unwrap();
-        fill(&store, "v", &[layer(&image)], "/data").unwrap();
-        assert!(!data.join("a").exists());
-        let other = VolumeRecord::new("w", record.ownership);
-        store.create_volume(&other).unwrap();
-        fill(&store, "w", &[layer(&image)], "/absent").unwrap();
-        assert!(fs::read_dir(store.volume_data(&other)).unwrap().next().is_none());
-    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Volumes as the user means them: make, list, remove, prune. Mounting them is `mount.rs`, filling them `populate.rs`.
+//! Volumes as the user means them: make, list, remove, prune. Mounting them is `mount.rs`, filling them `filling.rs`.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -100,15 +100,16 @@ pub fn remove(store: &Store, name: &str) -> Result<()> {
         Err(e) => return Err(EngineError::failed(format!("cannot remove the volume {name}")).because(e)),
         Ok(lock) => lock,
     };
-    if store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?.is_none() {
+    let Some(volume) = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))? else {
         lock.remove().or_fail(|| "cannot unlock")?;
         return Err(EngineError::failed(format!("no volume {name} in the store {}", store.root().display())));
-    }
+    };
     let users = store.volume_users(name).or_fail(|| format!("cannot tell who uses the volume {name}"))?;
     if !users.is_empty() {
         return Err(EngineError::failed(format!("volume is in use - [{}]", users.join(", ")))
             .advise(format!("remove its containers first, then the volume {name}")));
     }
+    super::filling::forget(store, &volume)?;
     store.remove_volume(name).or_fail(|| format!("cannot remove the volume {name}"))?;
     lock.remove().or_fail(|| format!("cannot unlock the volume {name}"))
 }

@@ -46,6 +46,23 @@ impl ImageLayer {
         self.index.stats()
     }
 
+    /// The object of a file, which must have the file's size: half an object must not read as half a file.
+    fn object(&self, digest: &Digest, size: u64) -> Result<OwnedFd, FsError> {
+        let damaged = |what: String| {
+            log::error!("layer {}: {what}", self.label);
+            FsError::Corrupt { layer: self.label.clone(), what }
+        };
+        let object = match self.objects.open(digest) {
+            Err(FsError::NotFound) => return Err(damaged(format!("the object {digest} is missing"))),
+            other => other?,
+        };
+        let found = rustix::fs::fstat(&object)?.st_size;
+        if u64::try_from(found).ok() != Some(size) {
+            return Err(damaged(format!("the object {digest} has {found} bytes instead of {size}")));
+        }
+        Ok(object)
+    }
+
     /// The index itself.
     pub fn index(&self) -> &Index {
         &self.index
@@ -167,13 +184,7 @@ impl Layer for ImageLayer {
         }
         match self.read(self.index.content(record))? {
             Content::Inline(bytes) => Ok(Body::Bytes(bytes.into())),
-            Content::Object(digest) => self.objects.open(&digest).map(Body::File).map_err(|error| match error {
-                FsError::NotFound => {
-                    log::error!("layer {}: the object {digest} is missing", self.label);
-                    FsError::Corrupt { layer: self.label.clone(), what: format!("the object {digest} is missing") }
-                }
-                other => other,
-            }),
+            Content::Object(digest) => self.object(&digest, record.size.get()).map(Body::File),
         }
     }
 

@@ -17,6 +17,8 @@ pub const CONTAINER_RECORD: &str = "container.json";
 pub const VOLUME_RECORD: &str = "volume.json";
 /// The content in each volume's folder.
 pub const VOLUME_DATA: &str = "_data";
+/// The copy of the image's content in a volume's folder, while the volume is filled.
+pub const VOLUME_COPY: &str = "_fill";
 
 /// The folders of a store and their modes: what holds live files of containers is closed to others.
 pub(super) const FOLDERS: [(&str, u32); 9] = [

@@ -3,9 +3,12 @@
 //!
 //! - The store's own lock: shared to use (a load that publishes, a create that refers to an image), exclusive to
 //!   collect (removing what nobody needs). Mounted containers hold neither: their records keep their image.
+//! - `loads`: shared by every load from before it looks what the store has until its end; exclusive, without waiting,
+//!   by a failed load that takes back what it has published: while another is under way, that one may rely on it.
+//! - `publish`: exclusive from the first file moved into place until all are kept or taken back.
 //! - Named locks, one per record: `lock_record("container", id)`.
 //!
-//! Order: the store's lock before a named one; one named lock at a time, containers before volumes.
+//! Order: the store's lock, `loads`, `publish`, a named one; one named lock at a time, containers before volumes.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -76,6 +79,11 @@ impl Lock {
         Ok(Lock { file: Some(file), path: path.to_owned() })
     }
 
+    /// Makes a shared lock exclusive, if nobody else holds it. If not, it may be lost: for those who are about to end.
+    pub fn try_alone(&self) -> Result<bool, StoreError> {
+        self.file.as_ref().map_or(Ok(false), |file| acquire(file, &self.path, Mode::Exclusive, Wait::Try))
+    }
+
     /// Frees the lock and removes its file: for records that are gone.
     pub fn remove(self) -> Result<(), StoreError> {
         match fs::remove_file(&self.path) {
@@ -116,7 +124,11 @@ mod tests {
         let a = Lock::take(&path, Mode::Shared, Wait::Try).unwrap();
         let b = Lock::take(&path, Mode::Shared, Wait::Try).unwrap();
         assert!(matches!(Lock::take(&path, Mode::Exclusive, Wait::Try), Err(StoreError::Locked { .. })));
-        drop((a, b));
+        assert!(!a.try_alone().unwrap());
+        drop(a);
+        assert!(b.try_alone().unwrap());
+        assert!(matches!(Lock::take(&path, Mode::Shared, Wait::Try), Err(StoreError::Locked { .. })));
+        drop(b);
         Lock::take(&path, Mode::Exclusive, Wait::Try).unwrap().remove().unwrap();
         assert!(!path.exists());
     }

@@ -118,6 +118,12 @@ impl Store {
         }
     }
 
+    /// The lock of a load, to be taken before it looks what the store has: nothing of that goes away until its end.
+    pub fn lock_loads(&self) -> Result<Lock, StoreError> {
+        self.check_writable()?;
+        Lock::take(&self.layout.locks().join("loads"), Mode::Shared, Wait::Block)
+    }
+
     /// The exclusive lock of one record, `kind` being "container", "volume", ...; `id` must be a plain file name.
     pub fn lock_record(&self, kind: &str, id: &str, wait: Wait) -> Result<Lock, StoreError> {
         self.check_writable()?;

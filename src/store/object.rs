@@ -189,7 +189,7 @@ mod tests {
             writer.write(b"st").unwrap();
             writer.skip(100_000).unwrap();
             let streamed = writer.finish().unwrap();
-            let mut publication = store.publish();
+            let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
             publication.objects(batch.dir()).unwrap();
             publication.commit();
             (digests, streamed)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Moves staged files into place, all or none: what was moved is removed again unless [`Publication::commit`] is called.
 //!
-//! Files are named by their content, so one that is there already is as good as ours, and several loads may publish
-//! the same at once. A crash in the middle leaves files that nobody refers to; the next collection removes them.
+//! Files are named by their content, so one that is there already is as good as ours: a load does not stage what the
+//! store has. Hence two locks. One load at a time publishes and commits, so nobody can have ended a load that relies on
+//! what may still be taken back. And what others, still under way, may rely on is not taken back: it is left to the next
+//! collection, as is what a crash in the middle leaves.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,7 +14,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::error::{At, StoreError};
-use super::{Layout, Store};
+use super::{Layout, Lock, Mode, Store, Wait};
 
 /// Whether a file that is there already gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +31,19 @@ pub struct Publication {
     layout: Layout,
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
+    load: Lock,
+    /// Held until all is kept or taken back.
+    _alone: Lock,
 }
 
 impl Store {
-    /// Begins to publish. Everything staged should be durable: see [`Store::sync`].
-    pub fn publish(&self) -> Publication {
-        Publication { layout: self.layout().clone(), files: Vec::new(), folders: Vec::new() }
+    /// Begins to publish: makes all that is staged durable, then waits for other loads that publish.
+    ///
+    /// `load` is the lock of [`Store::lock_loads`].
+    pub fn publish(&self, load: Lock) -> Result<Publication, StoreError> {
+        self.sync()?;
+        let alone = Lock::take(&self.layout().locks().join("publish"), Mode::Exclusive, Wait::Block)?;
+        Ok(Publication { layout: self.layout().clone(), files: Vec::new(), folders: Vec::new(), load, _alone: alone })
     }
 
     /// Makes all files of the store durable: one call for thousands of files.
@@ -103,14 +112,24 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        for file in &self.files {
+        if self.files.is_empty() && self.folders.is_empty() {
+            return;
+        }
+        match self.load.try_alone() {
+            Ok(true) => {}
+            Ok(false) => {
+                return log::debug!("what was published is left to the next collection: another load may need it");
+            }
+            Err(e) => return log::warn!("what was published is left to the next collection: {e}"),
+        }
+        // Indexes before their objects: a layer with an index is taken for whole.
+        for file in self.files.iter().rev() {
             if let Err(e) = fs::remove_file(file) {
                 log::warn!("cannot take back {}: {e}", file.display());
             }
         }
         for folder in &self.folders {
             match fs::remove_dir(folder) {
-                // Another load has put something in.
                 Err(e) if e.kind() != ErrorKind::DirectoryNotEmpty => {
                     log::warn!("cannot take back {}: {e}", folder.display());
                 }
@@ -135,7 +154,9 @@ fn move_new(from: &Path, to: &Path) -> Result<bool, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Digest;
     use crate::store::Access;
+    use crate::store::object::ObjectBatch;
 
     #[test]
     fn what_is_not_committed_is_taken_back() {
@@ -152,21 +173,67 @@ mod tests {
         };
         let there = |name: &str| store.layout().objects().join(name).exists();
         let staged = stage(&["aa/1", "aa/2", "bb/1"]);
-        let mut publication = store.publish();
+        let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
         publication.objects(staged.path()).unwrap();
         assert!(there("aa/2") && there("bb/1"));
         drop(publication);
         assert!(!there("aa") && !there("bb"));
 
         let staged = stage(&["aa/1"]);
-        let mut publication = store.publish();
+        let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
         publication.objects(staged.path()).unwrap();
         publication.commit();
         let staged = stage(&["aa/1", "aa/3"]);
-        let mut publication = store.publish();
+        let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
         publication.objects(staged.path()).unwrap();
         assert!(there("aa/3"));
         drop(publication);
         assert!(there("aa/1") && !there("aa/3"));
+    }
+
+    /// Stages one object as a load does: nothing when the store has it.
+    fn stage_object(store: &Store, bytes: &[u8]) -> (super::super::StagingDir, ObjectBatch, Digest) {
+        let staging = store.stage("load").unwrap();
+        let batch = ObjectBatch::new(store, staging.path()).unwrap();
+        let digest = batch.put(bytes).unwrap();
+        (staging, batch, digest)
+    }
+
+    #[test]
+    fn what_a_load_under_way_relies_on_is_not_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let failing = store.lock_loads().unwrap();
+        let (_staged, batch, digest) = stage_object(&store, b"shared");
+        let mut publication = store.publish(failing).unwrap();
+        publication.objects(batch.dir()).unwrap();
+        let object = store.layout().object(&digest);
+
+        let other = store.lock_loads().unwrap();
+        let (_other_staged, other_batch, _) = stage_object(&store, b"shared");
+        assert_eq!(fs::read_dir(other_batch.dir()).unwrap().count(), 0, "the other load skips it");
+        drop(publication);
+        let mut publication = store.publish(other).unwrap();
+        publication.objects(other_batch.dir()).unwrap();
+        publication.commit();
+        assert!(object.exists());
+    }
+
+    #[test]
+    fn nobody_commits_while_another_may_take_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let (staged, batch, _) = stage_object(&store, b"one");
+        let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
+        publication.objects(batch.dir()).unwrap();
+        let waiting = {
+            let (store, load) = (store.clone(), store.lock_loads().unwrap());
+            std::thread::spawn(move || store.publish(load).unwrap().commit())
+        };
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!waiting.is_finished());
+        publication.commit();
+        waiting.join().unwrap();
+        drop(staged);
     }
 }

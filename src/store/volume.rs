@@ -34,6 +34,9 @@ pub struct VolumeRecord {
     pub options: BTreeMap<String, String>,
     /// How owners are kept in it.
     pub ownership: OwnershipForm,
+    /// It is being filled from an image, or a crash has ended that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
 }
 
 impl VolumeRecord {
@@ -46,6 +49,7 @@ impl VolumeRecord {
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             ownership,
+            incomplete: false,
         }
     }
 
@@ -67,6 +71,11 @@ impl Store {
             Some(device) => PathBuf::from(device),
             None => self.layout().volume(&record.name).join(layout::VOLUME_DATA),
         }
+    }
+
+    /// Where the copy for a volume of this store lies whole while its entries are moved into the content.
+    pub fn volume_copy(&self, record: &VolumeRecord) -> PathBuf {
+        self.layout().volume(&record.name).join(layout::VOLUME_COPY)
     }
 
     /// The record of a volume, if it is there.
@@ -115,6 +124,11 @@ impl Store {
         let target = self.layout().volume(&record.name);
         fs::rename(&made, &target).writing("create", &target)?;
         atomic::sync_dir(&self.layout().volumes())
+    }
+
+    /// Writes the record of a volume anew. Call it under [`Store::lock_volume`].
+    pub fn replace_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+        self.replace_record(&self.layout().volume(&record.name), layout::VOLUME_RECORD, record)
     }
 
     /// Removes a volume and its content (never a directory of the host). Call it under [`Store::lock_volume`].

@@ -162,7 +162,7 @@ fn umask_and_modes_of_new_files(s: &mut Scene) {
 }
 
 fn set_group_id_directories(s: &mut Scene) {
-    s.needs_root("files of another group");
+    s.needs_ids("files of another group");
     s.layer(|l| {
         l.dir("shared").mode(0o2775).owner(0, 1234);
         l.dir("plain").mode(0o777);

@@ -2,7 +2,8 @@
 //! Loads images and layers into the store.
 //!
 //! Everything is written and verified in a staging folder first: manifest, configuration, blobs, diffIDs. Then it is
-//! made durable by one call, moved into place, and named; a failure at any point leaves the store's tree as it was.
+//! made durable by one call, moved into place, and named; a failure at any point leaves the store's tree as it was
+//! (but for what another load under way may already rely on).
 //! Layers are loaded side by side, bounded by the cores; memory is bounded by the pipes between the threads and by
 //! `--max-entries`.
 
@@ -24,7 +25,7 @@ use crate::oci::reference::{DEFAULT_TAG, ImageName, Source};
 use crate::oci::spec::{BlobRef, OCI_LAYER, OCI_MANIFEST, make_manifest};
 use crate::store::blob::StagedBlob;
 use crate::store::object::ObjectBatch;
-use crate::store::{Existing, Mode, Publication, Store, Wait};
+use crate::store::{Existing, Mode, Publication, Store, StoreError, Wait};
 
 pub mod layer;
 pub mod pipe;
@@ -78,6 +79,7 @@ pub fn load_image(
     check_source(source)?;
     let source = &source.clone().resolve(Path::exists);
     let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot lock the store")?;
+    let load = store.lock_loads().or_fail(|| "cannot lock the store")?;
     if let Some(loaded) = find_loaded(store, source, name)? {
         return Ok(loaded);
     }
@@ -89,12 +91,12 @@ pub fn load_image(
         return Err(EngineError::failed(format!("the image has the digest {}, not {wanted}", found.digest)));
     }
     let names = choose_names(source, &image, name);
-    let (blobs, mut publication) = stage_and_publish(store, staging.path(), &files, &image, limits, progress)?;
+    let staged = stage_layers(store, staging.path(), &files, &image, limits, progress)?;
 
     let (manifest, bytes) = match image.manifest {
         Some(manifest) => manifest,
         None => {
-            let layers: Vec<BlobRef> = image.layers.iter().filter_map(|l| blobs.get(&l.path)).cloned().collect();
+            let layers: Vec<BlobRef> = image.layers.iter().filter_map(|l| staged.blobs.get(&l.path)).cloned().collect();
             let bytes = make_manifest(&image.config.0, &layers);
             let blob =
                 BlobRef { digest: Digest::of(&bytes), size: bytes.len() as u64, media_type: OCI_MANIFEST.to_owned() };
@@ -106,12 +108,30 @@ pub fn load_image(
     {
         return Err(EngineError::failed(format!("the image has the digest {}, not {wanted}", manifest.digest)));
     }
-    for (name, bytes) in [("config", &image.config.1), ("manifest", &bytes)] {
-        let blob = StagedBlob::of(staging.path(), name, bytes).or_fail(|| "cannot store an image")?;
-        blob.publish(store, &mut publication).or_fail(|| "cannot store an image")?;
+    let what = || "cannot store an image";
+    let config = StagedBlob::of(staging.path(), "config", &image.config.1).or_fail(what)?;
+    let root = StagedBlob::of(staging.path(), "manifest", &bytes).or_fail(what)?;
+    let mut publication = store.publish(load).or_fail(what)?;
+    publication.objects(staged.objects.dir()).or_fail(what)?;
+    for layer in &staged.layers {
+        publish_layer(store, layer, Existing::Replace, &mut publication)?;
+        if let Some(blob) = &layer.blob {
+            blob.publish(store, &mut publication).or_fail(what)?;
+        }
     }
-    store.sync().or_fail(|| "cannot store an image")?;
-    store.name_image(&manifest, &names).or_fail(|| "cannot name an image")?;
+    for blob in [config, root] {
+        blob.publish(store, &mut publication).or_fail(what)?;
+    }
+    store.sync().or_fail(what)?;
+    if let Err(error) = store.name_image(&manifest, &names) {
+        // The line may be written and only its last sync have failed: then the image must stay whole.
+        match store.load_images() {
+            Ok(images) if images.iter().all(|i| i.manifest != manifest.digest) => {}
+            Err(StoreError::Damaged { .. }) => {}
+            _ => publication.commit(),
+        }
+        return Err(EngineError::failed("cannot name an image").because(error));
+    }
     publication.commit();
     Ok(Loaded { manifest: manifest.digest, names })
 }
@@ -180,8 +200,7 @@ pub fn check_source(source: &Source) -> Result<()> {
 fn spooling(spool: &Path, error: crate::oci::OciError) -> EngineError {
     match error {
         crate::oci::OciError::Io { path, source } if path.starts_with(spool) => {
-            EngineError::failed("cannot load an image")
-                .because(crate::store::StoreError::writing("write", &path, source))
+            EngineError::failed("cannot load an image").because(StoreError::writing("write", &path, source))
         }
         other => EngineError::failed("cannot load an image").because(other),
     }
@@ -207,15 +226,23 @@ fn choose_names(source: &Source, image: &SourceImage, asked: Option<&ImageName>)
     name.filter(|n| n.parse::<ImageName>().is_ok()).into_iter().collect()
 }
 
-/// Loads the layers that the store lacks; answers the blobs by their paths in the source.
-fn stage_and_publish(
+/// What an image lacks in the store, staged.
+struct Staged {
+    /// The blobs of all layers, by their paths in the source.
+    blobs: HashMap<String, BlobRef>,
+    layers: Vec<StagedLayer>,
+    objects: ObjectBatch,
+}
+
+/// Stages the layers that the store lacks.
+fn stage_layers(
     store: &Store,
     staging: &Path,
     files: &Files,
     image: &SourceImage,
     limits: &Limits,
     progress: &dyn Progress,
-) -> Result<(HashMap<String, BlobRef>, Publication)> {
+) -> Result<Staged> {
     let mut blobs = HashMap::new();
     let mut wanted: Vec<&SourceLayer> = Vec::new();
     for layer in &image.layers {
@@ -246,18 +273,14 @@ fn stage_and_publish(
     };
     let (staged, objects) = stage_all(store, staging, wanted.len(), &open, limits, progress)?;
     check_stack(store, image, &staged)?;
-    let mut publication = store.publish();
-    publication.objects(objects.dir()).or_fail(|| "cannot store an image")?;
     for (layer, source) in staged.iter().zip(&wanted) {
-        publish_layer(store, layer, Existing::Replace, &mut publication)?;
         if let Some(blob) = &layer.blob {
-            blob.publish(store, &mut publication).or_fail(|| "cannot store an image")?;
             let media_type = source.blob.as_ref().map_or(OCI_LAYER, |b| &b.media_type);
             let blob = BlobRef { digest: blob.digest, size: blob.size, media_type: media_type.to_owned() };
             blobs.insert(source.path.clone(), blob);
         }
     }
-    Ok((blobs, publication))
+    Ok(Staged { blobs, layers: staged, objects })
 }
 
 /// Refuses an image whose layers cannot be shown as they would be unpacked.
@@ -291,7 +314,7 @@ fn has_layer(store: &Store, diff_id: &Digest) -> bool {
     file.is_ok_and(|file| Index::open(&file).is_ok_and(|index| index.diff_id() == *diff_id))
 }
 
-/// Stages `count` layers side by side and makes them durable.
+/// Stages `count` layers side by side.
 fn stage_all<'s>(
     store: &Store,
     staging: &Path,
@@ -330,7 +353,6 @@ fn stage_all<'s>(
     failure.into_result()?;
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     done.sort_by_key(|(number, _)| *number);
-    store.sync().or_fail(|| "cannot store an image")?;
     Ok((done.into_iter().map(|(_, layer)| layer).collect(), objects))
 }
 
@@ -341,6 +363,7 @@ fn stage_all<'s>(
 pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dyn Progress) -> Result<Digest> {
     let what = || format!("cannot load the layer {}", path.display());
     let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(what)?;
+    let load = store.lock_loads().or_fail(what)?;
     let staging = store.stage("layer").or_fail(what)?;
     let open = |number: usize| -> Result<LayerSource<'static>> {
         let file = File::open(path).or_fail(what)?;
@@ -357,7 +380,7 @@ pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dy
     };
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, limits, progress)
         .map_err(|e| EngineError::failed(what()).because(e))?;
-    let mut publication = store.publish();
+    let mut publication = store.publish(load).or_fail(what)?;
     publication.objects(objects.dir()).or_fail(what)?;
     for layer in &staged {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;
@@ -372,6 +395,7 @@ pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dy
 pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<()> {
     let what = || format!("cannot rebuild the index of the layer {diff_id}");
     let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(what)?;
+    let load = store.lock_loads().or_fail(what)?;
     let staging = store.stage("rebuild").or_fail(what)?;
     let open = |number: usize| -> Result<LayerSource<'static>> {
         let mut file = File::open(store.layout().blob(&blob.digest)).or_fail(what)?;
@@ -383,7 +407,7 @@ pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<
     // It was within the limits when it was loaded, whatever they were.
     let limits = Limits { max_entries: u64::MAX, max_unpacked: u64::MAX, ..Limits::default() };
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, &limits, &Silent)?;
-    let mut publication = store.publish();
+    let mut publication = store.publish(load).or_fail(what)?;
     publication.objects(objects.dir()).or_fail(what)?;
     for layer in &staged {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;

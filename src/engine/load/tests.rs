@@ -29,6 +29,7 @@ fn world() -> World {
     // The files of locks are there from the first use on.
     drop(store.lock_record("names", "images", Wait::Block).unwrap());
     drop(store.lock(Mode::Shared, Wait::Block).unwrap());
+    drop(store.publish(store.lock_loads().unwrap()).unwrap());
     World { dir, store }
 }
 
@@ -181,6 +182,73 @@ fn what_other_images_and_layers_need_stays() {
     assert_eq!(read(&*image.layers[0].layer, "same2").unwrap(), big(9));
     assert!(!w.store.layout().index(&Digest::of(&layers[0].0)).exists());
     assert!(!w.store.layout().object(&Digest::of(&big(1))).exists());
+}
+
+/// Says that a layer is staged, and waits until it may end.
+struct Halt {
+    staged: std::sync::mpsc::SyncSender<()>,
+    go_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Progress for Halt {
+    fn begin(&self, _number: usize, _label: &str, _bytes: Option<u64>) {}
+    fn advance(&self, _number: usize, _bytes: u64) {}
+    fn end(&self, _number: usize) {
+        self.staged.send(()).unwrap();
+        lock(&self.go_on).recv().unwrap();
+    }
+}
+
+/// Loads `source`, which fails when all is published, while `meanwhile` runs.
+fn fail_when_published(w: &World, source: &Source, manifest: &Digest, meanwhile: impl FnOnce()) {
+    let index = w.store.layout().oci_index();
+    let good = fs::read(&index).unwrap();
+    let names = w.store.lock_record("names", "images", Wait::Block).unwrap();
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| load(w, source, None));
+        while !w.store.layout().blob(manifest).exists() && !failing.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        meanwhile();
+        fs::write(&index, "damaged").unwrap();
+        drop(names);
+        failing.join().unwrap().unwrap_err();
+        fs::write(&index, good).unwrap();
+    });
+}
+
+#[test]
+fn a_failed_load_leaves_another_load_what_it_relies_on() {
+    let w = world();
+    let before = tree(&w);
+    let layers = three_layers();
+    let first = w.dir.path().join("first");
+    let manifest = layout(&first, &layers);
+    fail_when_published(&w, &oci(&first), &manifest, || {});
+    assert!(tree(&w) == before, "alone, it takes back all");
+
+    // One layer as it is in the first image, and one of its bodies in another layer.
+    let own = tar_of(&[("own", &big(1)), ("other", &big(3))]);
+    let second = w.dir.path().join("second");
+    layout(&second, &[layers[1].clone(), (own.clone(), own, OCI_LAYER)]);
+    let (staged, is_staged) = std::sync::mpsc::sync_channel(0);
+    let (release, go_on) = std::sync::mpsc::sync_channel(1);
+    let halt = Halt { staged, go_on: Mutex::new(go_on) };
+    std::thread::scope(|scope| {
+        let mut loading = None;
+        fail_when_published(&w, &oci(&first), &manifest, || {
+            let source = oci(&second);
+            let (w, halt) = (&w, &halt);
+            loading = Some(scope.spawn(move || load_image(&w.store, &source, None, &Limits::default(), halt)));
+            is_staged.recv().unwrap();
+        });
+        release.send(()).unwrap();
+        loading.unwrap().join().unwrap().unwrap();
+    });
+    let image = open_image(&w.store, "second:v1").unwrap();
+    assert_eq!(read(&*image.layers[0].layer, "same2").unwrap(), big(9));
+    assert_eq!(read(&*image.layers[1].layer, "own").unwrap(), big(1));
+    assert_eq!(read(&*image.layers[1].layer, "other").unwrap(), big(3));
 }
 
 #[test]
