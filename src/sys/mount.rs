@@ -220,7 +220,7 @@ impl Standing {
         let mut there = mounts.iter().rev().filter(|mount| mount.target == target);
         match there.next() {
             Some(top) if is_meant(top) => Standing::OnTop,
-            Some(_) if there.any(|mount| is_meant(mount)) => Standing::Covered,
+            Some(_) if there.any(&is_meant) => Standing::Covered,
             _ => Standing::Gone,
         }
     }
