@@ -69,6 +69,43 @@ fn build(dir: &std::path::Path, data: &[u8]) -> Option<std::fs::File> {
     builder.finish(Digest([1; 32]), data.len() as u64).ok().map(|written| written.file)
 }
 
+/// Attributes that strangers may have written: an access control list, a redirect, an override.
+///
+/// # Panics
+/// When a list does not survive being written again.
+pub fn marks(data: &[u8]) {
+    use crate::layer::dir::override_stat;
+    use crate::layer::whiteout::Redirect;
+    use crate::model::acl::Acl;
+    use crate::model::{Attr, Time};
+    if let Some(list) = Acl::parse(data) {
+        let bytes = list.with_perm(list.perm(0)).to_bytes();
+        assert!(Acl::parse(&bytes).is_some_and(|again| again.to_bytes() == bytes), "a list changes by being written");
+    }
+    if let Some(Redirect::Path(names)) = Redirect::parse(data) {
+        let value = Redirect::path_value(&names);
+        assert_eq!(Redirect::parse(&value), Some(Redirect::Path(names)), "a path changes by being written");
+    }
+    let time = Time::default();
+    let mut attr = Attr {
+        ino: 1,
+        kind: Kind::File,
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 1,
+        blocks: 0,
+        blksize: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+    };
+    override_stat::apply(data, &mut attr);
+    assert!(attr.perm <= 0o7777, "a mode has other bits");
+}
+
 /// Bytes are a valid index, all of which can be read, or are refused. Checksums are made to fit first.
 pub fn index_validate(data: &[u8]) {
     for bytes in [data.to_vec(), signed(data.to_vec())] {
@@ -328,6 +365,20 @@ mod tests {
         #[test]
         fn references_round_trip(text in "[a-zA-Z0-9:/@._-]{0,40}") {
             reference(text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn seeds_of_marks_are_harmless() {
+        replay("marks", &[("redirect", b"/a/b/c".to_vec()), ("override", b"0:0:0644:char-1-3".to_vec())], marks);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_marks_or_refused(data: Vec<u8>) {
+            marks(&data);
+            marks(&[&2u32.to_le_bytes()[..], &data].concat());
+            marks(&[b"/", &data[..]].concat());
         }
     }
 }
