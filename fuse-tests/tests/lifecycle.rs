@@ -4,11 +4,13 @@
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fuse_tests::cli::{Mlfs, run_for};
 use fuse_tests::identity::{Identity, identity};
 use fuse_tests::sandbox::unmount;
-use fuse_tests::world::{World, eventually, kill, list, read, world, write};
+use fuse_tests::world::{World, eventually, kill, list, needs_root, read, world, write};
 use fuse_tests::{Compare, LayerSpec, Tree};
 use rustix::process::{Signal, kill_process};
 
@@ -308,6 +310,90 @@ fn a_named_upper_is_never_deleted() {
         w.umount("again");
         w.mlfs().ok(["rm", "again"]);
         assert_eq!(read(upper.join("f")), "f");
+    });
+}
+
+// `umount` waits for the daemon that it asked, not for one that somebody has started since.
+#[test]
+fn umount_while_somebody_starts_it_again() {
+    world(|w| {
+        app(w);
+        w.mount("box", &["app"]);
+        for _ in 0..6 {
+            let is_over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| while !is_over.load(Ordering::Relaxed) && w.mlfs().run(["start", "box"]).code != 0 {});
+                let patience = Duration::from_secs(20);
+                let ended = run_for(&w.sandbox, w.mlfs().command().args(["umount", "box"]), patience);
+                if !ended.is_busy() {
+                    ended.ok();
+                }
+                let is_mounted = || w.state("box").as_deref() == Some("mounted");
+                eventually("started again", is_mounted);
+                is_over.store(true, Ordering::Relaxed);
+            });
+        }
+        w.umount("box");
+    });
+}
+
+// Removing is how one gets room.
+#[test]
+fn on_a_full_disk() {
+    world(|w| {
+        needs_root("mounts a small disk");
+        let disk = w.sandbox.dir("full");
+        let mlfs = Mlfs::with_store(&w.sandbox, "full/store");
+        fuse_tests::host::sh(&w.sandbox, &disk, "mount -t tmpfs -o size=4m none .").ok();
+        let layer = w.layer("l", |layer| {
+            layer.file("f", "f");
+        });
+        let fill = |name: &str, flags: &[&str]| {
+            let root = w.target(name);
+            let head = ["mount", "--name", name].into_iter().chain(flags.iter().copied());
+            mlfs.ok(head.chain(["--layer", &layer, &root.display().to_string()]));
+            let mut file = std::fs::File::create(root.join("big")).expect("create");
+            let full = (0..100_000).find_map(|_| file.write_all(&[b'x'; 4096]).err());
+            assert!(full.is_some(), "the disk is full");
+        };
+        let is_empty = || list(disk.join("store/containers")).is_empty();
+        fill("discarded", &["--rm"]);
+        mlfs.ok(["umount", "discarded"]);
+        eventually("--rm is carried out", is_empty);
+        fill("killed", &[]);
+        kill(w.daemon("killed"));
+        mlfs.ok(["rm", "killed"]);
+        fill("forced", &[]);
+        mlfs.ok(["rm", "-f", "forced"]);
+        assert!(is_empty());
+        fill("stopped", &[]);
+        mlfs.ok(["umount", "stopped"]);
+        mlfs.ok(["rm", "stopped"]);
+        assert!(is_empty());
+        eventually("no daemon", || w.sandbox.processes().is_empty());
+        unmount(&disk, false).expect("umount");
+    });
+}
+
+// A mount that lies below another cannot be reached by its path, and what lies over it is not ours to take.
+#[test]
+fn a_covered_mount_is_told() {
+    world(|w| {
+        needs_root("mounts over a mount");
+        app(w);
+        let root = w.mount("box", &["app"]);
+        fuse_tests::host::sh(&w.sandbox, &root, "mount -t tmpfs none .").ok();
+        let cover = |args: &[&str]| w.mlfs().fails(args, 1, "another mount covers it");
+        cover(&["umount", "box"]);
+        cover(&["umount", "-l", "box"]);
+        cover(&["rm", "-f", "box"]);
+        assert_eq!(w.state("box").as_deref(), Some("mounted"));
+        kill(w.daemon("box"));
+        cover(&["umount", "box"]);
+        cover(&["rm", "-f", "box"]);
+        unmount(&root, false).expect("umount");
+        w.mlfs().ok(["rm", "-f", "box"]);
+        assert!(!w.sandbox.mounts().contains(&root));
     });
 }
 

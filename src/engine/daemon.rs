@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::fs::Fs;
 use crate::fuse::{FuseMount, Session};
-use crate::sys::mount::{self, Unmount};
+use crate::sys::mount::{self, Standing, Unmount};
 use crate::sys::signal::{self, SignalFd};
 
 use super::control::{self, Answer, ControlSocket, Request};
@@ -47,17 +47,23 @@ impl Served {
         }
     }
 
-    /// Is the mount on top at its place this one?
-    pub fn is_there(&self) -> io::Result<bool> {
-        is_mounted(&self.target, self.dev)
+    /// How it stands at its place.
+    pub fn standing(&self) -> io::Result<Standing> {
+        Standing::find(&self.target, |m| m.dev == self.dev && m.kind.starts_with("fuse"))
     }
 
     fn unmount(&self, how: Unmount) -> io::Result<()> {
-        if !self.is_there()? {
-            return Ok(());
+        match self.standing()? {
+            Standing::OnTop => mount::unmount(&self.target, how),
+            Standing::Covered => Err(covered(&self.target)),
+            Standing::Gone => Ok(()),
         }
-        mount::unmount(&self.target, how)
     }
+}
+
+/// The error of a mount that cannot be reached by its path.
+pub fn covered(place: &Path) -> io::Error {
+    io::Error::other(format!("another mount covers it at {}; unmount that one first", place.display()))
 }
 
 /// Is the mount on top at `target` a FUSE mount with this device number?
@@ -241,7 +247,7 @@ fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &Ans
 }
 
 fn stop(served: &Served, deadline: Instant) -> State {
-    if let Ok(false) = served.is_there() {
+    if let Ok(Standing::Gone) = served.standing() {
         return State::Detached;
     }
     match served.unmount(Unmount::WhenIdle) {

@@ -13,7 +13,7 @@ use rustix::process::PidfdFlags;
 
 use crate::store::container::{ContainerRecord, LIVE};
 use crate::store::{Store, StoreError, Wait, timestamp};
-use crate::sys::mount::{self as sys_mount, Unmount};
+use crate::sys::mount::{self as sys_mount, MountInfo, Standing, Unmount};
 
 use super::control::{self, Answer, Request};
 use super::state::{State, find, find_by_mountpoint, fsname, lock, state};
@@ -37,14 +37,14 @@ pub fn finish(store: &Store, id: &str, discard: Discard) -> Result<()> {
     let Some(mut record) = store.load_container(id).or_fail(|| "cannot read the container's record")? else {
         return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
-    record.mounted = None;
-    record.finished = Some(timestamp::now());
-    store.save_container(&record).or_fail(|| "cannot write the container's record")?;
+    // Discarding needs no record: on a full disk there may be no room for one.
     if record.rm && discard == Discard::AsRecorded {
         discard_container(store, &record, WithVolumes::Yes)?;
-        lock.remove().or_fail(|| "cannot remove the container's lock")?;
+        return lock.remove().or_fail(|| "cannot remove the container's lock");
     }
-    Ok(())
+    record.mounted = None;
+    record.finished = Some(timestamp::now());
+    store.save_container(&record).or_fail(|| "cannot write the container's record")
 }
 
 /// Whether anonymous volumes go with their container.
@@ -81,26 +81,39 @@ fn discard_container(store: &Store, record: &ContainerRecord, volumes: WithVolum
     Ok(())
 }
 
-/// Clears the mount of a container whose daemon died: its liveness lock is free, wherever it ran. Detaches only what is
-/// provably that mount: of this boot, with its device and source. Call it under the container's lock.
+/// Clears the mount of a container whose daemon died, and says so in its record. Call it under the container's lock.
 pub fn clear_dead(store: &Store, record: &mut ContainerRecord) -> Result<()> {
-    let Some(mounted) = record.mounted.clone() else { return Ok(()) };
+    if record.mounted.is_none() {
+        return Ok(());
+    }
+    detach_dead(record)?;
+    record.mounted = None;
+    record.finished = Some(timestamp::now());
+    store.save_container(record).or_fail(|| "cannot write the container's record")
+}
+
+/// Detaches the mount of a container whose daemon died: its liveness lock is free, wherever it ran. Only what is
+/// provably that mount goes: of this boot, with its device and source. Nothing is written.
+fn detach_dead(record: &ContainerRecord) -> Result<()> {
+    let Some(mounted) = &record.mounted else { return Ok(()) };
     let place = Path::new(&mounted.mountpoint);
-    let found = sys_mount::mount_at(place).or_fail(|| "cannot list the mounts")?;
-    let is_ours = mounted.boot_id == host::boot_id()?
-        && found.is_some_and(|m| m.dev == mounted.dev && m.kind == "fuse.mlfs" && m.source == *fsname(record));
-    if is_ours {
-        sys_mount::unmount(place, Unmount::Lazy)
-            .or_fail(|| format!("cannot clear the dead mount at {}", mounted.mountpoint))?;
+    let is_this_boot = mounted.boot_id == host::boot_id()?;
+    let is_ours = |m: &MountInfo| m.dev == mounted.dev && m.kind == "fuse.mlfs" && m.source == *fsname(record);
+    match Standing::find(place, is_ours).or_fail(|| "cannot list the mounts")? {
+        Standing::OnTop if is_this_boot => sys_mount::unmount(place, Unmount::Lazy)
+            .or_fail(|| format!("cannot clear the dead mount at {}", mounted.mountpoint))?,
+        Standing::Covered if is_this_boot => {
+            return Err(EngineError::failed(format!("cannot clear the dead mount of {}", record.name))
+                .because(daemon::covered(place)));
+        }
+        _ => {}
     }
     if let Some(socket) = &mounted.socket
         && let Err(e) = fs::remove_file(socket)
     {
         log::debug!("cannot remove {socket}: {e}");
     }
-    record.mounted = None;
-    record.finished = Some(timestamp::now());
-    store.save_container(record).or_fail(|| "cannot write the container's record")
+    Ok(())
 }
 
 /// Removes containers whose making was cut short by a crash, with their mounts and anonymous volumes.
@@ -115,8 +128,8 @@ pub fn clear_incomplete(store: &Store) -> Result<()> {
             other => other.or_fail(|| "cannot lock a container")?,
         };
         match store.load_container(&record.id).or_fail(|| "cannot read a container's record")? {
-            Some(mut record) if record.incomplete => {
-                clear_dead(store, &mut record)?;
+            Some(record) if record.incomplete => {
+                detach_dead(&record)?;
                 discard_container(store, &record, WithVolumes::Yes)?;
                 lock.remove().or_fail(|| "cannot remove a container's lock")?;
             }
@@ -147,7 +160,11 @@ pub fn unmount(store: &Store, name: &str, how: How) -> Result<()> {
         Err(error) => return Err(EngineError::failed(format!("cannot find {name}")).because(error)),
     };
     match state(store, &record)? {
-        State::Mounted => unmount_live(store, &record, how),
+        State::Mounted => match settled(store, &record)? {
+            Some((record, State::Mounted)) => unmount_live(store, &record, how),
+            // It has ended by itself meanwhile.
+            _ => Ok(()),
+        },
         State::Dead => {
             let _lock = lock(store, &record)?;
             let mut record = find(store, &record.id)?;
@@ -169,10 +186,18 @@ fn unmount_stranger(name: &str, how: How) -> Result<()> {
     sys_mount::unmount(&place, how).or_fail(|| format!("cannot unmount {}", place.display()))
 }
 
+/// The record and the state of a container that was just seen mounted; `None` if it is gone. A start that is under way
+/// holds the lock until its daemon can be asked, and the record names it.
+fn settled(store: &Store, record: &ContainerRecord) -> Result<Option<(ContainerRecord, State)>> {
+    let lock = lock(store, record)?;
+    match store.load_container(&record.id).or_fail(|| "cannot read the container's record")? {
+        None => lock.remove().or_fail(|| "cannot remove the container's lock").map(|()| None),
+        Some(record) => state(store, &record).map(|state| Some((record, state))),
+    }
+}
+
 fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()> {
-    // Opened first: with --rm the file is gone when the daemon ends, but its lock can still be waited for.
-    let live = open_live(store, record)?;
-    let process = open_process(record);
+    let asked = AskedDaemon::find(store, record)?;
     let request = if how == How::Lazy { Request::Detach } else { Request::Unmount };
     match ask(record, &request) {
         Ok(Answer::Done) => {}
@@ -187,10 +212,95 @@ fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()>
             unmount_by_path(store, record, how)?;
         }
     }
-    let patience = if how == How::Lazy { Some(Duration::from_secs(1)) } else { None };
-    wait_for_end(&live, patience)?;
-    wait_for_process(process.as_ref());
+    asked.wait(if how == How::Lazy { Some(Duration::from_secs(1)) } else { None })?;
+    asked.wait_for_process();
     Ok(())
+}
+
+/// The daemon that is asked to end. Another one may serve the container a moment later: its life is not waited for.
+struct AskedDaemon<'a> {
+    store: &'a Store,
+    record: &'a ContainerRecord,
+    /// Opened first: with --rm the file is gone when the daemon ends, but its lock can still be waited for.
+    live: Option<File>,
+    process: Option<OwnedFd>,
+}
+
+impl<'a> AskedDaemon<'a> {
+    fn find(store: &'a Store, record: &'a ContainerRecord) -> Result<Self> {
+        let live = match File::open(store.container_dir(&record.id).join(LIVE)) {
+            Ok(file) => Some(file),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(EngineError::failed(format!("cannot look at {}", record.name)).because(e)),
+        };
+        Ok(AskedDaemon { store, record, live, process: open_process(record) })
+    }
+
+    /// Has it ended? Its lock is free, its process is gone, or the record tells of a mount after its own.
+    fn is_gone(&self) -> Result<bool> {
+        let Some(live) = &self.live else { return Ok(true) };
+        match rustix::fs::flock(live, rustix::fs::FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {
+                // Looking must not keep a successor from starting.
+                rustix::fs::flock(live, rustix::fs::FlockOperation::Unlock)
+                    .map_err(std::io::Error::from)
+                    .or_fail(|| "cannot wait for the daemon")?;
+                return Ok(true);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(EngineError::failed("cannot wait for the daemon").because(std::io::Error::from(e))),
+        }
+        if self.has_process_ended(Duration::ZERO) {
+            return Ok(true);
+        }
+        let now = self.store.load_container(&self.record.id).or_fail(|| "cannot read the container's record")?;
+        Ok(match (now.and_then(|now| now.mounted), &self.record.mounted) {
+            (Some(now), Some(asked)) => {
+                (now.pid, &now.since, &now.boot_id, &now.host) != (asked.pid, &asked.since, &asked.boot_id, &asked.host)
+            }
+            // Its own last words: it holds the lock for a moment more.
+            _ => false,
+        })
+    }
+
+    /// Waits until it has ended, or the patience has.
+    fn wait(&self, patience: Option<Duration>) -> Result<()> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        while !self.is_gone()? && patience.is_none_or(|patience| start.elapsed() <= patience) {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Waits for the process too: the liveness lock is free a moment before.
+    fn wait_for_process(&self) {
+        self.has_process_ended(Duration::from_secs(5));
+    }
+
+    /// Has the process, one that we can see, ended within this time?
+    fn has_process_ended(&self, patience: Duration) -> bool {
+        let Some(process) = &self.process else { return false };
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(count) => count > 0,
+            Err(error) => {
+                log::debug!("cannot wait for the daemon's process: {error}");
+                false
+            }
+        }
+    }
+
+    /// Ends the process, and no successor of it.
+    fn kill(&self) {
+        if let Some(process) = &self.process
+            && let Err(e) = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL)
+        {
+            log::debug!("the daemon is gone: {e}");
+        }
+    }
 }
 
 /// The daemon's process, if it is one that we can see and that runs our program.
@@ -203,23 +313,6 @@ fn open_process(record: &ContainerRecord) -> Option<OwnedFd> {
     (command == own).then_some(process)
 }
 
-/// Waits until the process has ended: the liveness lock is free a moment before.
-fn wait_for_process(process: Option<&OwnedFd>) {
-    let Some(process) = process else { return };
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
-    if let Err(error) = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })) {
-        log::debug!("cannot wait for the daemon's process: {error}");
-    }
-}
-
-fn open_live(store: &Store, record: &ContainerRecord) -> Result<Option<File>> {
-    match File::open(store.container_dir(&record.id).join(LIVE)) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(EngineError::failed(format!("cannot look at {}", record.name)).because(e)),
-    }
-}
-
 fn ask(record: &ContainerRecord, request: &Request) -> std::io::Result<Answer> {
     let socket = record.mounted.as_ref().and_then(|m| m.socket.as_deref());
     let socket = socket.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
@@ -229,37 +322,25 @@ fn ask(record: &ContainerRecord, request: &Request) -> std::io::Result<Answer> {
 fn unmount_by_path(store: &Store, record: &ContainerRecord, how: How) -> Result<()> {
     let Some(mounted) = &record.mounted else { return Ok(()) };
     let place = Path::new(&mounted.mountpoint);
-    if !daemon::is_mounted(place, mounted.dev).or_fail(|| "cannot list the mounts")? {
-        if !store.is_container_live(&record.id).or_fail(|| "cannot look at the container")? {
+    let is_ours = |m: &MountInfo| m.dev == mounted.dev && m.kind.starts_with("fuse");
+    match Standing::find(place, is_ours).or_fail(|| "cannot list the mounts")? {
+        Standing::OnTop => {}
+        Standing::Covered => {
+            return Err(EngineError::failed(format!("cannot unmount {}", record.name)).because(daemon::covered(place)));
+        }
+        Standing::Gone if !store.is_container_live(&record.id).or_fail(|| "cannot look at the container")? => {
             return Ok(());
         }
-        return Err(EngineError::failed(format!(
-            "the daemon of {} (pid {}) does not answer, and its mount is not in this mount namespace",
-            record.name, mounted.pid
-        )));
+        Standing::Gone => {
+            return Err(EngineError::failed(format!(
+                "the daemon of {} (pid {}) does not answer, and its mount is not in this mount namespace",
+                record.name, mounted.pid
+            )));
+        }
     }
     match sys_mount::unmount(place, if how == How::Lazy { Unmount::Lazy } else { Unmount::WhenIdle }) {
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => Err(busy(record)),
         other => other.or_fail(|| format!("cannot unmount {}", mounted.mountpoint)),
-    }
-}
-
-/// Waits until the daemon's liveness lock is free.
-fn wait_for_end(live: &Option<File>, patience: Option<Duration>) -> Result<()> {
-    let Some(live) = live else { return Ok(()) };
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match rustix::fs::flock(live, rustix::fs::FlockOperation::NonBlockingLockShared) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(EngineError::failed("cannot wait for the daemon").because(std::io::Error::from(e))),
-        }
-        if patience.is_some_and(|patience| start.elapsed() > patience) {
-            return Ok(());
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
@@ -284,6 +365,30 @@ pub struct RemoveOptions {
     pub volumes: WithVolumes,
 }
 
+/// Ends the mount of a container whatever is open in it.
+fn end_by_force(store: &Store, record: &ContainerRecord) -> Result<()> {
+    let Some((record, State::Mounted)) = settled(store, record)? else { return Ok(()) };
+    let asked = AskedDaemon::find(store, &record)?;
+    match ask(&record, &Request::Kill) {
+        Ok(Answer::Done) => {}
+        Ok(Answer::Failed(why)) => {
+            return Err(EngineError::failed(format!("cannot unmount {}: {why}", record.name)));
+        }
+        Ok(other) => return Err(EngineError::failed(format!("cannot unmount {}: {other:?}", record.name))),
+        Err(error) => {
+            log::debug!("the control socket of {} does not answer: {error}", record.name);
+            unmount_by_path(store, &record, How::Lazy)?;
+        }
+    }
+    asked.wait(Some(KILL_PATIENCE))?;
+    if !asked.is_gone()? {
+        asked.kill();
+    }
+    asked.wait(None)?;
+    asked.wait_for_process();
+    Ok(())
+}
+
 /// Removes a container with its upper.
 pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     let record = find(store, name)?;
@@ -292,35 +397,18 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
             return Err(EngineError::failed(format!("{} is mounted", record.name))
                 .advise(format!("unmount it first with `mlfs umount {}`, or use rm -f", record.name)));
         }
-        let live = open_live(store, &record)?;
-        let process = open_process(&record);
-        match ask(&record, &Request::Kill) {
-            Ok(Answer::Done) => {}
-            Ok(other) => return Err(EngineError::failed(format!("cannot unmount {}: {other:?}", record.name))),
-            Err(error) => {
-                log::debug!("the control socket of {} does not answer: {error}", record.name);
-                unmount_by_path(store, &record, How::Lazy)?;
-            }
-        }
-        wait_for_end(&live, Some(KILL_PATIENCE))?;
-        if let Some(process) = &process
-            && store.is_container_live(&record.id).or_fail(|| "cannot look at the container")?
-            && let Err(e) = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL)
-        {
-            log::debug!("the daemon is gone: {e}");
-        }
-        wait_for_end(&live, None)?;
-        wait_for_process(process.as_ref());
+        end_by_force(store, &record)?;
     }
     let lock = lock(store, &record)?;
     // `--rm` may have been quicker.
-    let Some(mut record) = store.load_container(&record.id).or_fail(|| "cannot read the container's record")? else {
+    let Some(record) = store.load_container(&record.id).or_fail(|| "cannot read the container's record")? else {
         return lock.remove().or_fail(|| "cannot remove the container's lock");
     };
     if state(store, &record)? == State::Mounted {
         return Err(EngineError::failed(format!("{} has been mounted again", record.name)));
     }
-    clear_dead(store, &mut record)?;
+    // Nothing is written from here on: on a full disk this is the way to get room.
+    detach_dead(&record)?;
     discard_container(store, &record, options.volumes)?;
     lock.remove().or_fail(|| "cannot remove the container's lock")
 }
@@ -329,7 +417,58 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
 mod tests {
     use super::*;
     use crate::store::Access;
+    use crate::store::container::MountedRecord;
     use crate::store::container::tests::record;
+
+    fn mounted(since: &str) -> MountedRecord {
+        MountedRecord {
+            mountpoint: "/nowhere".to_owned(),
+            dev: (0, 1),
+            // No process has this number.
+            pid: u32::MAX,
+            boot_id: "another".to_owned(),
+            host: "another".to_owned(),
+            namespace: String::new(),
+            socket: None,
+            since: since.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_daemon_is_gone_when_another_one_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let mut asked = ContainerRecord { mounted: Some(mounted("1")), ..record("c") };
+        store.create_container(&asked).unwrap();
+        let live = store.take_live_lock(&asked.id).unwrap();
+        let daemon = AskedDaemon::find(&store, &asked).unwrap();
+        assert!(!daemon.is_gone().unwrap(), "it lives");
+        store.save_container(&ContainerRecord { mounted: None, ..asked.clone() }).unwrap();
+        assert!(!daemon.is_gone().unwrap(), "it is about to end");
+        store.save_container(&ContainerRecord { mounted: Some(mounted("2")), ..asked.clone() }).unwrap();
+        assert!(daemon.is_gone().unwrap(), "another one lives");
+        daemon.wait(None).unwrap();
+        drop(live);
+        asked.mounted = Some(mounted("2"));
+        assert!(AskedDaemon::find(&store, &asked).unwrap().is_gone().unwrap(), "nobody lives");
+    }
+
+    #[test]
+    fn discarding_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let dead = ContainerRecord { mounted: Some(mounted("1")), rm: false, ..record("dead") };
+        let ended = ContainerRecord { mounted: Some(mounted("1")), rm: true, ..record("ended") };
+        store.create_container(&dead).unwrap();
+        store.create_container(&ended).unwrap();
+        // As on a full disk: no record can be written.
+        fs::remove_dir(store.layout().staging()).unwrap();
+        assert!(store.save_container(&dead).is_err());
+        remove(&store, "dead", RemoveOptions { is_forced: false, volumes: WithVolumes::Yes }).unwrap();
+        finish(&store, &ended.id, Discard::AsRecorded).unwrap();
+        assert_eq!(store.load_containers().unwrap(), []);
+        assert_eq!(fs::read_dir(store.layout().containers()).unwrap().count(), 0);
+    }
 
     #[test]
     fn what_a_crash_left_incomplete_goes_and_work_in_progress_stays() {

@@ -111,7 +111,10 @@ fn infos(image: image::OpenImage) -> Vec<LayerInfo> {
 pub fn open_dir(path: &Path) -> Result<Arc<dyn Layer>> {
     let fd = super::assemble::open_path(path, super::assemble::OpenAs::Directory)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
-    let form = HostForm { has_oci_names: true, has_override: true, is_plain: false };
+    // As root, attributes that any owner of a file can write give nobody an owner or another place.
+    let trusts_users = !crate::sys::proc::is_real_root();
+    let form =
+        HostForm { has_oci_names: true, has_override: trusts_users, is_plain: false, trusts_user_marks: trusts_users };
     let layer = DirLayer::open(fd, path.display().to_string(), form)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
     Ok(Arc::new(layer))

@@ -111,7 +111,9 @@ pub fn start(
     let result = bring_up(store, record, lock, &place, front, First::No, &mut made, tell).map(drop);
     if result.is_err() && !made.is_usable {
         // What was noted of the mount must not make the container a dead one.
-        finish(store, &id, Discard::Never)?;
+        if let Err(error) = finish(store, &id, Discard::Never) {
+            log::warn!("{error}");
+        }
     }
     result
 }

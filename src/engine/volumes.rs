@@ -40,7 +40,7 @@ pub fn create(store: &Store, request: &VolumeRequest) -> Result<VolumeRecord> {
         None => new_id().or_fail(|| "cannot name the volume")?,
     };
     check_options(&request.options)?;
-    let _lock = store.lock_volume(&name, Wait::Block).or_fail(|| format!("cannot create the volume {name}"))?;
+    let lock = store.lock_volume(&name, Wait::Block).or_fail(|| format!("cannot create the volume {name}"))?;
     if let Some(existing) = store.load_volume(&name).or_fail(|| format!("cannot read the volume {name}"))? {
         let differs =
             |asked: &BTreeMap<String, String>, has: &BTreeMap<String, String>| !asked.is_empty() && asked != has;
@@ -54,7 +54,10 @@ pub fn create(store: &Store, request: &VolumeRequest) -> Result<VolumeRecord> {
     record.is_anonymous = request.name.is_none();
     record.labels = request.labels.clone();
     record.options = request.options.clone();
-    store.create_volume(&record).or_fail(|| format!("cannot create the volume {name}"))?;
+    if let Err(error) = store.create_volume(&record) {
+        lock.remove().or_fail(|| "cannot unlock")?;
+        return Err(EngineError::failed(format!("cannot create the volume {name}")).because(error));
+    }
     Ok(record)
 }
 

@@ -57,6 +57,17 @@ impl Fs {
         }
     }
 
+    /// The attributes as stored, of a file that others have replaced too.
+    fn stored_attr(&self, node: &Arc<Node>) -> Result<Attr, FsError> {
+        match self.tree.attr(node) {
+            Err(FsError::Stale) => {
+                self.reach(node)?;
+                self.tree.attr(node)
+            }
+            other => other,
+        }
+    }
+
     /// A place to change `node` at: copied up, and leading to nothing else.
     pub(super) fn reach_writable(&self, node: &Arc<Node>, extent: Extent) -> Result<Place, FsError> {
         self.tree.writable(node, extent)?;
@@ -66,13 +77,7 @@ impl Fs {
     /// GETATTR: the attributes and how long they may be believed.
     pub fn getattr(&self, id: NodeId) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
-        let attr = match self.tree.attr(&node) {
-            Err(FsError::Stale) => {
-                self.reach(&node)?;
-                self.tree.attr(&node)?
-            }
-            other => other?,
-        };
+        let attr = self.stored_attr(&node)?;
         Ok((self.show(attr), self.getattr_ttl(&node)))
     }
 
@@ -90,6 +95,8 @@ impl Fs {
             Some(0) => Extent::Nothing,
             Some(_) => Extent::Whole,
         };
+        // Ids that have no place in the map are refused before anything changes.
+        self.changed_stat(Stat::of(&self.stored_attr(&node)?), set)?;
         let place = self.reach_writable(&node, extent)?;
         let upper = branch.writable_upper()?;
         if let Some(size) = set.size {

@@ -131,7 +131,7 @@ impl Fs {
         match found {
             Err(FsError::NotFound) => {
                 let stat = self.mount_point_stat(parent, kind);
-                Ok(self.make_node(parent, name, &stat, None)?.0)
+                Ok(self.make_node(parent, name, &stat, None)?.node)
             }
             other => Ok(other?.0),
         }

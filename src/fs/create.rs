@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::handle::Content;
-use super::io::{Opened, open_for_writing};
+use super::io::Opened;
 use super::{EntryOut, Fs};
 use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, NodeId};
@@ -30,6 +30,13 @@ pub struct NewNode<'a> {
     pub rdev: u64,
     /// Target of a symlink.
     pub target: Option<&'a [u8]>,
+}
+
+/// Something new: its node, with a look-up counted, and a regular file as it was opened.
+pub(super) struct Made {
+    pub(super) node: Arc<Node>,
+    attr: Attr,
+    file: Option<Arc<OwnedFd>>,
 }
 
 /// What a new file gets of its directory's default ACL.
@@ -63,43 +70,33 @@ impl Fs {
         name: Name<'_>,
         new: &NewNode<'_>,
     ) -> Result<(EntryOut, Opened), FsError> {
-        let (node, attr) = self.make_in(caller, parent, name, new)?;
+        let Made { node, attr, file } = self.make_in(caller, parent, name, new)?;
         let entry = self.entry(&node, attr);
-        let place = Tree::upper_place(&node).ok_or(FsError::Stale)?;
-        let file: OwnedFd = match open_for_writing(&place) {
-            Ok(file) => file,
-            Err(error) => {
-                self.forget(entry.id, 1);
-                return Err(error);
-            }
+        let Some(file) = file else {
+            self.forget(entry.id, 1);
+            return Err(FsError::Stale);
         };
-        Ok((entry, self.insert_handle(node, Content::Writable(Arc::new(file)))))
+        Ok((entry, self.insert_handle(node, Content::Writable(file))))
     }
 
     /// MKNOD, MKDIR, SYMLINK. `Perm` for the character device 0:0, which is the whiteout (as the kernel answers).
     pub fn make(&self, caller: Caller, parent: NodeId, name: Name<'_>, new: &NewNode<'_>) -> Result<EntryOut, FsError> {
-        let (node, attr) = self.make_in(caller, parent, name, new)?;
+        let Made { node, attr, .. } = self.make_in(caller, parent, name, new)?;
         Ok(self.entry(&node, attr))
     }
 
-    fn make_in(
-        &self,
-        caller: Caller,
-        parent: NodeId,
-        name: Name<'_>,
-        new: &NewNode<'_>,
-    ) -> Result<(Arc<Node>, Attr), FsError> {
+    fn make_in(&self, caller: Caller, parent: NodeId, name: Name<'_>, new: &NewNode<'_>) -> Result<Made, FsError> {
         let parent = self.tree.node(parent)?;
         let parent_attr = self.tree.attr(&parent)?;
         let lists = Lists::of_new(self.default_acl(&parent)?, new);
         let stat = Stat { kind: new.kind, perm: lists.perm & 0o7777, uid: 0, gid: 0, rdev: new.rdev };
         let stat = self.new_stat(caller, &parent_attr, stat)?;
-        let (node, attr) = self.make_node(&parent, name, &stat, new.target)?;
+        let Made { node, attr, file } = self.make_node(&parent, name, &stat, new.target)?;
         if lists.is_empty() {
-            return Ok((node, attr));
+            return Ok(Made { node, attr, file });
         }
-        match self.set_lists(&node, &lists) {
-            Ok(()) => Ok((Arc::clone(&node), self.tree.attr(&node)?)),
+        match self.set_lists(&node, &lists).and_then(|()| self.tree.attr(&node)) {
+            Ok(attr) => Ok(Made { node, attr, file }),
             Err(error) => {
                 self.forget(node.id(), 1);
                 Err(error)
@@ -108,7 +105,7 @@ impl Fs {
     }
 
     fn default_acl(&self, parent: &Node) -> Result<Option<Acl>, FsError> {
-        match self.getxattr(parent.id(), acl::DEFAULT) {
+        match self.stored_xattr(parent.id(), acl::DEFAULT) {
             Ok(value) => Ok(Acl::parse(&value)),
             Err(FsError::NoAttribute | FsError::Unsupported) => Ok(None),
             Err(error) => Err(error),
@@ -133,7 +130,7 @@ impl Fs {
         name: Name<'_>,
         stat: &Stat,
         target: Option<&[u8]>,
-    ) -> Result<(Arc<Node>, Attr), FsError> {
+    ) -> Result<Made, FsError> {
         if stat.kind == Kind::Char && stat.rdev == 0 {
             return Err(FsError::Perm);
         }
@@ -144,9 +141,10 @@ impl Fs {
         let _names = lock(&parent.names);
         self.check_absent(&resolving, parent, name)?;
         let over = merge::physical(&branch, &dir, name)?;
-        upper.create(&dir, name, stat, target, over)?;
+        let file = upper.create(&dir, name, stat, target, over)?;
         upper.reader().outdate_listing(&dir);
-        self.tree.lookup(&resolving, parent, name)
+        let (node, attr) = self.tree.lookup(&resolving, parent, name)?;
+        Ok(Made { node, attr, file })
     }
 
     pub(super) fn check_absent(

@@ -11,6 +11,9 @@ use crate::tree::merge::Resolved;
 /// How many names are read at a time: locks are not held while entries are resolved and sent.
 const BATCH: usize = 128;
 
+/// The inode number of what cannot be read: nothing has it.
+const UNKNOWN: u64 = u64::MAX;
+
 /// One line of a listing.
 #[derive(Clone, Debug)]
 pub struct DirLine {
@@ -32,7 +35,7 @@ impl Fs {
         after: Cookie,
         sink: &mut dyn FnMut(DirLine) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
-        self.each_name(id, after, &mut |name, cookie| {
+        self.each_name(id, after, &mut |name, cookie, hint| {
             let parent = self.tree.node(id)?;
             let resolved = {
                 let resolving = self.tree.resolving();
@@ -46,29 +49,38 @@ impl Fs {
                     // What is renamed or copied up keeps its number, so a known node knows better.
                     let ino = match self.tree.peek(&parent, &sources) {
                         Some(node) => node.ino(),
-                        None => sources.number(parent.branch())?,
+                        None => sources.number(parent.branch()).unwrap_or(UNKNOWN),
                     };
                     DirLine { name, cookie, ino, kind: sources.kind() }
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // One bad entry does not hide the others.
+                    log::warn!("{name:?} is listed but cannot be read: {error}");
+                    DirLine { name, cookie, ino: UNKNOWN, kind: hint }
+                }
             };
             Ok(sink(line))
         })
     }
 
     /// READDIRPLUS: as [`Fs::read_dir`], with a look-up counted for each line that `sink` takes (returns `true`).
-    /// Where `sink` does not, the look-up is given back and the listing ends.
+    /// Where `sink` does not, the look-up is given back and the listing ends. `None`: the entry cannot be read.
     pub fn read_dir_plus(
         &self,
         id: NodeId,
         after: Cookie,
-        sink: &mut dyn FnMut(&NameBuf, Cookie, &EntryOut) -> bool,
+        sink: &mut dyn FnMut(&NameBuf, Cookie, Option<&EntryOut>) -> bool,
     ) -> Result<(), FsError> {
-        self.each_name(id, after, &mut |name, cookie| match self.lookup(id, name.as_name()) {
+        self.each_name(id, after, &mut |name, cookie, _| match self.lookup(id, name.as_name()) {
             Err(FsError::NotFound) => Ok(ControlFlow::Continue(())),
-            Err(error) => Err(error),
+            Err(error) => {
+                // One bad entry does not hide the others, and those sent already have been counted.
+                log::warn!("{name:?} is listed but cannot be read: {error}");
+                let goes_on = sink(&name, cookie, None);
+                Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            }
             Ok(entry) => {
-                if sink(&name, cookie, &entry) {
+                if sink(&name, cookie, Some(&entry)) {
                     Ok(ControlFlow::Continue(()))
                 } else {
                     self.forget(entry.id, 1);
@@ -82,23 +94,23 @@ impl Fs {
         &self,
         id: NodeId,
         after: Cookie,
-        sink: &mut dyn FnMut(NameBuf, Cookie) -> Result<ControlFlow<()>, FsError>,
+        sink: &mut dyn FnMut(NameBuf, Cookie, Kind) -> Result<ControlFlow<()>, FsError>,
     ) -> Result<(), FsError> {
         let node = self.tree.node(id)?;
         let mut after = after;
         loop {
-            let mut batch: Vec<(NameBuf, Cookie)> = Vec::with_capacity(BATCH);
+            let mut batch: Vec<(NameBuf, Cookie, Kind)> = Vec::with_capacity(BATCH);
             {
                 let resolving = self.tree.resolving();
-                self.tree.list(&resolving, &node, after, &mut |name, cookie, _| {
-                    batch.push((name.to_buf(), cookie));
+                self.tree.list(&resolving, &node, after, &mut |name, cookie, kind| {
+                    batch.push((name.to_buf(), cookie, kind));
                     if batch.len() == BATCH { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 })?;
             }
             let is_last = batch.len() < BATCH;
-            for (name, cookie) in batch {
+            for (name, cookie, kind) in batch {
                 after = cookie;
-                if sink(name, cookie)?.is_break() {
+                if sink(name, cookie, kind)?.is_break() {
                     return Ok(());
                 }
             }

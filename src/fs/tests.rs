@@ -484,7 +484,7 @@ fn nodes_are_given_back() {
     let d = fs.lookup(NodeId::ROOT, name("d")).unwrap().id;
     let mut ids = Vec::new();
     fs.read_dir_plus(d, Cookie::START, &mut |_, _, out| {
-        ids.push(out.id);
+        ids.push(out.unwrap().id);
         true
     })
     .unwrap();
@@ -830,4 +830,124 @@ fn deep_directories_cost_no_stack() {
     crate::sys::dir::forget_descriptors();
     fs.make(caller(), here, name("end"), &new_node(Kind::Dir, 0o755)).unwrap();
     drop(fs);
+}
+
+#[test]
+fn a_file_made_without_the_right_to_write_is_open_for_writing() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    for dir in ["/", "/v"] {
+        let parent = fs.at(dir).id;
+        let (entry, opened) = fs.create(caller(), parent, name("obj"), &new_node(Kind::File, 0o444)).unwrap();
+        assert_eq!((entry.attr.perm, fs.write(opened.handle, 0, b"data").unwrap()), (0o444, 4));
+        assert_eq!(fs.cat(&format!("{}/obj", dir.trim_end_matches('/'))), "data");
+    }
+}
+
+#[test]
+fn owners_cannot_be_forged_in_a_volume_of_the_override_form() {
+    let sandbox = Sandbox::new();
+    let mut branch = sandbox.volume();
+    if let Base::Merge { upper: Some(upper), .. } = &mut branch.base {
+        upper.ownership = Ownership::Override;
+    }
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch });
+    let fs = Fs::new(spec).unwrap();
+    fs.put("/v/f", "");
+    let id = fs.at("/v/f").id;
+    for mark in ["user.containers.override_stat", "user.overlay.mlfs.aside.security.capability"] {
+        let any = crate::sys::xattr::SetMode::Any;
+        assert_eq!(fs.setxattr(id, mark.as_bytes(), b"0:0:4755", any), Err(FsError::Perm));
+        assert_eq!(fs.getxattr(id, mark.as_bytes()), Err(FsError::NoAttribute));
+    }
+    assert_eq!(fs.at("/v/f").attr.perm, 0o644);
+}
+
+#[test]
+fn access_lists_are_mapped_as_owners_are() {
+    use crate::model::ids::IdRange;
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    if let Base::Merge { upper: Some(upper), .. } = &mut spec.root.base {
+        upper.ownership = Ownership::Override;
+    }
+    let range = vec![IdRange { inner: 0, outer: 100_000, count: 65_536 }];
+    (spec.uids, spec.gids) = (IdMap::Ranges(range.clone()), IdMap::Ranges(range));
+    let fs = Fs::new(spec).unwrap();
+    let own = Caller { uid: 100_000, gid: 100_000, pid: 1 };
+    let id = fs.make(own, NodeId::ROOT, name("f"), &new_node(Kind::File, 0o600)).unwrap().id;
+    let list = |user: u32| {
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, perm, id) in [(1u16, 6u16, !0u32), (2, 4, user), (4, 0, !0), (0x10, 4, !0), (0x20, 0, !0)] {
+            value.extend(tag.to_le_bytes());
+            value.extend(perm.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        value
+    };
+    let any = crate::sys::xattr::SetMode::Any;
+    fs.setxattr(id, crate::model::acl::ACCESS, &list(101_000), any).unwrap();
+    assert_eq!(fs.getxattr(id, crate::model::acl::ACCESS).unwrap(), list(101_000));
+    assert_eq!(fs.stored_xattr(id, crate::model::acl::ACCESS).unwrap(), list(1000));
+    assert_eq!(fs.setxattr(id, crate::model::acl::ACCESS, &list(1000), any), Err(FsError::Overflow));
+}
+
+#[test]
+fn redirects_on_the_way_of_a_redirect_are_followed() {
+    if crate::sys::proc::euid() != 0 {
+        return;
+    }
+    // middle: a was renamed from b; the upper then moves a/x to y.
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.temp.path().join("lower/a/x")).unwrap();
+    std::fs::write(sandbox.temp.path().join("lower/a/x/new"), "").unwrap();
+    let a = sandbox.temp.path().join("lower/a");
+    rustix::fs::setxattr(a, "trusted.overlay.redirect", b"/b", rustix::fs::XattrFlags::empty()).unwrap();
+    let bottom = || {
+        layer(|l| {
+            l.file("b/x/f", b"").unwrap();
+        })
+    };
+    for round in 0..2 {
+        let fs = sandbox.fs(vec![sandbox.host_layer(), bottom()]);
+        if round == 0 {
+            fs.mv("/a/x", "/y").unwrap();
+        }
+        assert_eq!(fs.tree_at("/y"), tree(&[("/y/f", ""), ("/y/new", "")]), "round {round}");
+    }
+}
+
+#[test]
+fn one_bad_entry_does_not_hide_the_others() {
+    if crate::sys::proc::euid() != 0 {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    for dir in ["good", "bad"] {
+        std::fs::create_dir(sandbox.temp.path().join("lower").join(dir)).unwrap();
+    }
+    let bad = sandbox.temp.path().join("lower/bad");
+    rustix::fs::setxattr(bad, "trusted.overlay.redirect", b"../x", rustix::fs::XattrFlags::empty()).unwrap();
+    let bottom = layer(|l| {
+        l.dir("good", 0o755).unwrap();
+    });
+    let fs = sandbox.fs(vec![sandbox.host_layer(), bottom]);
+    let mut names = Vec::new();
+    fs.read_dir_plus(NodeId::ROOT, Cookie::START, &mut |name, _, out| {
+        names.push((name.clone(), out.is_some()));
+        true
+    })
+    .unwrap();
+    names.sort();
+    assert_eq!(names, [(name("bad").to_buf(), false), (name("good").to_buf(), true)]);
+    let mut plain = 0;
+    fs.read_dir(NodeId::ROOT, Cookie::START, &mut |_| {
+        plain += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(plain, 2);
 }

@@ -16,8 +16,14 @@ use crate::upper::copy_up::Extent;
 use crate::upper::ownership::Stat;
 
 impl Fs {
-    /// GETXATTR: the value. `NoAttribute` where there is none.
+    /// GETXATTR: the value, ids in access control lists as the mount shows them. `NoAttribute` where there is none.
     pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let stored = self.stored_xattr(id, name)?;
+        map_acl(name, stored, |uid| Some(self.uids.to_outer(uid)), |gid| Some(self.gids.to_outer(gid)))
+    }
+
+    /// The value as it is stored.
+    pub(super) fn stored_xattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
         let node = self.tree.node(id)?;
         let branch = node.branch();
         let value = match (self.reach(&node)?, branch.upper()) {
@@ -62,7 +68,8 @@ impl Fs {
             }
         }
         let place = self.reach_writable(&node, Extent::Metadata)?;
-        upper.set_xattr(&place, name, value, SetMode::Any)?;
+        let stored = map_acl(name, value.to_vec(), |uid| self.uids.to_inner(uid), |gid| self.gids.to_inner(gid))?;
+        upper.set_xattr(&place, name, &stored, SetMode::Any)?;
         if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
             // The host does this by itself where it holds the list.
             let stat = Stat::of(&branch.attr_in_upper(&place)?);
@@ -84,6 +91,26 @@ impl Fs {
 }
 
 fn check_mark(node: &Node, name: &[u8], refusal: FsError) -> Result<(), FsError> {
-    let is_plain = node.branch().upper().is_some_and(crate::upper::Upper::is_plain);
-    if is_mark(name) && !is_plain { Err(refusal) } else { Ok(()) }
+    let is_hidden = match node.branch().upper() {
+        Some(upper) => upper.reader().hides(name),
+        None => is_mark(name),
+    };
+    if is_hidden { Err(refusal) } else { Ok(()) }
+}
+
+/// The value of an access control list with its ids mapped; other attributes as they are. A list that cannot be read is
+/// left to the kernel to refuse.
+fn map_acl(
+    name: &[u8],
+    value: Vec<u8>,
+    user: impl Fn(u32) -> Option<u32>,
+    group: impl Fn(u32) -> Option<u32>,
+) -> Result<Vec<u8>, FsError> {
+    if name != acl::ACCESS && name != acl::DEFAULT {
+        return Ok(value);
+    }
+    match Acl::parse(&value) {
+        Some(list) => Ok(list.map_ids(user, group).ok_or(FsError::Overflow)?.to_bytes()),
+        None => Ok(value),
+    }
 }

@@ -430,6 +430,11 @@ impl Filesystem for Adapter {
                 }
             }
             fs.read_dir_plus(node(ino), Cookie(offset), &mut |name, cookie, out| {
+                let Some(out) = out else {
+                    // Node 0: the kernel lists the name and looks it up when somebody asks.
+                    let name = name.as_name().os();
+                    return !reply.add(INodeNo(0), cookie.0, name, &Duration::ZERO, &absent(), GENERATION);
+                };
                 // One TTL serves name and attributes here: the shorter one.
                 let ttl = out.attr_ttl.min(out.entry_ttl);
                 let attr = entry_attr(out.id.0, &out.attr);

@@ -29,6 +29,9 @@ pub struct HostForm {
     pub has_override: bool,
     /// A plain directory (volume, bind): nothing in it is a mark, everything is shown.
     pub is_plain: bool,
+    /// Redirects and metadata-only marks count under `user.` too, where whoever owns a file can write them. Without,
+    /// only `trusted.` ones lead elsewhere.
+    pub trusts_user_marks: bool,
 }
 
 /// How many listings are kept.
@@ -112,9 +115,16 @@ impl DirLayer {
         place.read_link()
     }
 
+    /// Is this attribute ours, to be hidden from users and never taken from them? In a plain directory only what is
+    /// read there: the attributes of the override form.
+    pub fn hides(&self, name: &[u8]) -> bool {
+        let is_held = name == whiteout::OVERRIDE_XATTR || override_stat::from_aside(name).is_some();
+        if self.form.is_plain { self.form.has_override && is_held } else { whiteout::is_mark(name) }
+    }
+
     /// A user's attribute of the object at `place`.
     pub fn xattr_at(&self, place: &Place, name: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        if whiteout::is_mark(name) && !self.form.is_plain {
+        if self.hides(name) {
             return Ok(None);
         }
         match xattr::get(place, name)? {
@@ -129,7 +139,7 @@ impl DirLayer {
         for name in xattr::list(place)? {
             if let Some(real) = override_stat::from_aside(&name).filter(|_| self.form.has_override) {
                 names.push(real.to_vec());
-            } else if self.form.is_plain || !whiteout::is_mark(&name) {
+            } else if !self.hides(&name) {
                 names.push(name);
             }
         }
@@ -148,7 +158,7 @@ impl DirLayer {
                 && let Some(value) = xattr::get(&place, &name)?
             {
                 marks.add(&value);
-            } else if whiteout::REDIRECT_XATTRS.contains(&name.as_slice())
+            } else if self.is_trusted(&whiteout::REDIRECT_XATTRS, &name)
                 && let Some(value) = xattr::get(&place, &name)?
             {
                 let damaged = || self.damaged(format!("redirect to {}", value.escape_ascii()));
@@ -161,6 +171,11 @@ impl DirLayer {
         Ok(marks)
     }
 
+    /// Is `name` one of these marks, in a place where not everybody can write it?
+    fn is_trusted(&self, marks: &[&[u8]], name: &[u8]) -> bool {
+        marks.contains(&name) && (self.form.trusts_user_marks || name.starts_with(b"trusted."))
+    }
+
     fn damaged(&self, what: String) -> FsError {
         FsError::Corrupt { layer: self.label.clone(), what }
     }
@@ -171,7 +186,7 @@ impl DirLayer {
             return Ok(None);
         }
         let names = xattr::list(place)?;
-        let is_mark = |marks: &[&[u8]]| names.iter().find(|name| marks.contains(&name.as_slice()));
+        let is_mark = |marks: &[&[u8]]| names.iter().find(|name| self.is_trusted(marks, name));
         if is_mark(&whiteout::METACOPY_XATTRS).is_none() {
             return Ok(None);
         }

@@ -9,7 +9,9 @@ pub const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const USER_OBJ: u16 = 1;
+const USER: u16 = 2;
 const GROUP_OBJ: u16 = 4;
+const GROUP: u16 = 8;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
@@ -51,6 +53,19 @@ impl Acl {
             bytes.extend(line.id.to_le_bytes());
         }
         bytes
+    }
+
+    /// The list with the ids of its users and groups mapped; `None` when one has no place in the map.
+    pub fn map_ids(&self, user: impl Fn(u32) -> Option<u32>, group: impl Fn(u32) -> Option<u32>) -> Option<Self> {
+        let lines = self.0.iter().map(|line| {
+            let id = match line.tag {
+                USER => user(line.id)?,
+                GROUP => group(line.id)?,
+                _ => line.id,
+            };
+            Some(Line { id, ..*line })
+        });
+        lines.collect::<Option<Vec<Line>>>().map(Acl)
     }
 
     /// Does it say no more than a mode can?

@@ -199,6 +199,33 @@ pub fn mount_at(target: &Path) -> io::Result<Option<MountInfo>> {
     Ok(mounts()?.into_iter().rfind(|mount| mount.target == target))
 }
 
+/// How a mount stands at its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is what one finds there.
+    OnTop,
+    /// Another mount lies over it: unmounting by the path would take that one.
+    Covered,
+    /// It is not there.
+    Gone,
+}
+
+impl Standing {
+    /// How the mount that is meant stands at `target`, in this mount namespace.
+    pub fn find(target: &Path, is_meant: impl Fn(&MountInfo) -> bool) -> io::Result<Standing> {
+        Ok(Self::among(&mounts()?, target, is_meant))
+    }
+
+    fn among(mounts: &[MountInfo], target: &Path, is_meant: impl Fn(&MountInfo) -> bool) -> Standing {
+        let mut there = mounts.iter().rev().filter(|mount| mount.target == target);
+        match there.next() {
+            Some(top) if is_meant(top) => Standing::OnTop,
+            Some(_) if there.any(&is_meant) => Standing::Covered,
+            _ => Standing::Gone,
+        }
+    }
+}
+
 fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     let mut words = line.split(|b| *b == b' ');
     let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
@@ -255,5 +282,14 @@ mod tests {
         assert_eq!(info.target, Path::new("/mnt 2"));
         assert_eq!((info.kind.as_str(), info.source.as_os_str()), ("fuse.mlfs", OsStr::new(r"a\b")));
         assert!(parse_mountinfo(b"36 35").is_none());
+    }
+
+    #[test]
+    fn a_mount_below_another_is_covered() {
+        let lines =
+            ["1 0 0:30 / /m rw - fuse.mlfs a rw", "2 1 0:31 / /m rw - tmpfs b rw", "3 0 0:32 / /n rw - tmpfs b rw"];
+        let mounts: Vec<_> = lines.iter().filter_map(|line| parse_mountinfo(line.as_bytes())).collect();
+        let standing = |minor| Standing::among(&mounts, Path::new("/m"), |m| m.dev == (0, minor));
+        assert_eq!([standing(30), standing(31), standing(32)], [Standing::Covered, Standing::OnTop, Standing::Gone]);
     }
 }

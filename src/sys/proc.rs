@@ -121,6 +121,11 @@ pub fn is_initial_user_namespace() -> bool {
     })
 }
 
+/// Is this root of the machine, and not only of a user namespace?
+pub fn is_real_root() -> bool {
+    euid() == 0 && is_initial_user_namespace()
+}
+
 /// How many user ids exist in this namespace (4294967295 in the initial one).
 pub fn count_user_ids() -> u64 {
     std::fs::read_to_string("/proc/self/uid_map")

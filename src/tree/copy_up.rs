@@ -129,51 +129,49 @@ impl Tree {
             Some(group) => upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some),
             None => Ok(None),
         };
-        let links = read(&node.state).links.clone();
-        if links.is_empty() {
-            // Nobody reaches it by a name we know. Other names of its group may lead to it still.
-            let place = match if attr.nlink > 0 { record(&staged_place)? } else { None } {
-                Some(place) => place,
-                None => Place::Fd(staged_place.hold()?),
+        loop {
+            let Some((parent, dir, name)) = link_in_upper(node)? else {
+                // Nobody reaches it by a name we know. Other names of its group may lead to it still.
+                let place = match if attr.nlink > 0 { record(&staged_place)? } else { None } {
+                    Some(place) => place,
+                    None => Place::Fd(staged_place.hold()?),
+                };
+                self.settle(node, place.clone(), id, content);
+                return Ok(place);
+            };
+            let _names = lock(&parent.names);
+            if !node.has_name(&parent, name.as_name()) {
+                // Removed between the look and the lock.
+                continue;
+            }
+            self.nodes().add_key(node, id);
+            let before = attr_of(&dir.stat()?)?;
+            let published = record(&staged_place).and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
+            if let Err(error) = published {
+                self.nodes().remove_key(node, id);
+                write(&node.state).upper = None;
+                if let Some(group) = lower.group {
+                    upper.forget_group(group)?;
+                }
+                return Err(error);
+            }
+            let place = if attr.kind == Kind::Dir {
+                Place::Dir(dir.open_child(name.as_name())?)
+            } else {
+                Place::at(&dir, name.as_name())
             };
             self.settle(node, place.clone(), id, content);
+            upper.reader().outdate_listing(&dir);
+            let group = lower.group.map_or(Ok(()), |group| upper.lose_layer_name(group, Some(&place)));
+            // To users nothing has changed in the directory.
+            let kept = group.and_then(|()| {
+                Place::Dir(Arc::clone(&dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))
+            });
+            if let Err(error) = kept {
+                log::warn!("links or times beside a copy in {} could not be kept: {error}", node.branch().label());
+            }
             return Ok(place);
         }
-        // A name in a directory of the upper: the one whose parents were copied up, or the one it was moved to since.
-        let in_upper = |(parent, name): &(Arc<Node>, NameBuf)| {
-            Tree::upper_dir(parent).map(|dir| (Arc::clone(parent), dir, name.clone()))
-        };
-        let (parent, dir, name) = links.iter().rev().find_map(in_upper).ok_or(FsError::Stale)?;
-        let _names = lock(&parent.names);
-        let before = attr_of(&dir.stat()?)?;
-        self.nodes().add_key(node, id);
-        let published = record(&staged_place).and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
-        if let Err(error) = published {
-            self.nodes().remove_key(node, id);
-            write(&node.state).upper = None;
-            if let Some(group) = lower.group {
-                upper.forget_group(group)?;
-            }
-            return Err(error);
-        }
-        let place = if attr.kind == Kind::Dir {
-            Place::Dir(dir.open_child(name.as_name())?)
-        } else {
-            Place::at(&dir, name.as_name())
-        };
-        self.settle(node, place.clone(), id, content);
-        upper.reader().outdate_listing(&dir);
-        if let Some(group) = lower.group
-            && let Err(error) = upper.lose_layer_name(group, Some(&place))
-        {
-            log::warn!("the links of a copy in {} are counted one too high: {error}", node.branch().label());
-        }
-        // To users nothing has changed in the directory.
-        let times = (SetTime::To(before.atime), SetTime::To(before.mtime));
-        if let Err(error) = Place::Dir(Arc::clone(&dir)).utimens(times.0, times.1) {
-            log::warn!("the times of a directory in {} could not be kept: {error}", node.branch().label());
-        }
-        Ok(place)
     }
 
     /// The node lies at `place` from now on.
@@ -238,6 +236,17 @@ impl Tree {
 /// The links of a lower as its layer counts them.
 fn layer_links(branch: &Branch, lower: &Lower) -> Result<u32, FsError> {
     Ok(branch.layer(lower)?.attr(&lower.entry)?.nlink)
+}
+
+/// A name of a node in a directory of the upper, the newest first: the one whose parents were copied up, or the one it
+/// was moved to since. `None` for a node without a name.
+fn link_in_upper(node: &Node) -> Result<Option<(Arc<Node>, Arc<Dir>, NameBuf)>, FsError> {
+    let links = read(&node.state).links.clone();
+    if links.is_empty() || node.is_removed() {
+        return Ok(None);
+    }
+    let in_upper = |(parent, name): (Arc<Node>, NameBuf)| Tree::upper_dir(&parent).map(|dir| (parent, dir, name));
+    links.into_iter().rev().find_map(in_upper).map(Some).ok_or(FsError::Stale)
 }
 
 /// The newest name of a node.

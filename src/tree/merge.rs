@@ -12,7 +12,7 @@ use super::branch::Branch;
 use super::ids::Key;
 use super::node::{Lower, Node, State};
 use super::{NamesHeld, Tree};
-use crate::layer::whiteout::Redirect;
+use crate::layer::whiteout::{DirMarks, Redirect};
 use crate::layer::{Child, Entry, Found, Layer, ListedKind};
 use crate::model::sync::{read, write};
 use crate::model::{Attr, Cookie, FsError, Kind, Name, NameBuf};
@@ -196,7 +196,10 @@ impl Tree {
         let node = self.nodes().find_or_insert(parent.branch(), sources)?;
         node.gain_name(parent, name);
         if let Some(place) = place {
-            renew_place(&node, place, name)?;
+            if let Err(error) = renew_place(&node, place, name) {
+                self.nodes().forget(node.id(), 1);
+                return Err(error);
+            }
         }
         attr.ino = node.ino();
         if attr.kind == Kind::Dir && is_merged {
@@ -332,33 +335,53 @@ fn find_in_layers(branch: &Branch, lowers: &[Lower], name: Name<'_>, sources: &m
 
 /// Adds what the layers from index `first` on hold at a path from their roots.
 fn find_at_path(branch: &Branch, first: usize, mut path: Vec<NameBuf>, sources: &mut Sources) -> Result<(), FsError> {
-    'layers: for (index, layer) in branch.lowers().iter().enumerate().skip(first) {
-        let mut found = layer.root()?;
+    for (index, layer) in branch.lowers().iter().enumerate().skip(first) {
+        let mut found = Some(layer.root()?);
         let mut is_last = false;
-        for name in &path {
-            if found.attr.kind != Kind::Dir {
-                break 'layers;
+        // Where deeper layers hold it: a directory on the way may have been renamed here.
+        let mut deeper: Vec<NameBuf> = Vec::with_capacity(path.len());
+        for (position, name) in path.iter().enumerate() {
+            deeper.push(name.clone());
+            let Some(dir) = found.take() else { continue };
+            if dir.attr.kind != Kind::Dir {
+                return Ok(());
             }
-            is_last |= layer.is_opaque(&found.entry)?;
-            found = match layer.child(&found.entry, name.as_name())? {
-                Child::Absent if is_last => break 'layers,
-                Child::Absent => continue 'layers,
-                Child::Whiteout => break 'layers,
-                Child::Found(found) => found,
-            };
-        }
-        match add_lower(branch, index, found, sources)? {
-            Next::Go(_) if is_last => break,
-            Next::Stop => break,
-            Next::Go(None) => {}
-            Next::Go(Some(Redirect::Path(other))) => path = other,
-            Next::Go(Some(Redirect::Name(other))) => {
-                path.pop();
-                path.push(other);
+            is_last |= position == 0 && layer.is_opaque(&dir.entry)?;
+            match layer.child(&dir.entry, name.as_name())? {
+                Child::Absent if is_last => return Ok(()),
+                Child::Absent => {}
+                Child::Whiteout => return Ok(()),
+                Child::Found(next) => {
+                    let is_on_the_way = position + 1 < path.len() && next.attr.kind == Kind::Dir;
+                    let marks = if is_on_the_way { layer.dir_marks(&next.entry)? } else { DirMarks::default() };
+                    is_last |= marks.is_opaque;
+                    follow(&mut deeper, marks.redirect);
+                    found = Some(next);
+                }
             }
         }
+        if let Some(found) = found {
+            match add_lower(branch, index, found, sources)? {
+                Next::Stop => return Ok(()),
+                Next::Go(_) if is_last => return Ok(()),
+                Next::Go(redirect) => follow(&mut deeper, redirect),
+            }
+        }
+        path = deeper;
     }
     Ok(())
+}
+
+/// The path of a directory in deeper layers, given where this layer's redirect says they hold it.
+fn follow(path: &mut Vec<NameBuf>, redirect: Option<Redirect>) {
+    match redirect {
+        None => {}
+        Some(Redirect::Path(other)) => *path = other,
+        Some(Redirect::Name(other)) => {
+            path.pop();
+            path.push(other);
+        }
+    }
 }
 
 /// What the layers from index `first` on hold at a path from their roots.

@@ -150,10 +150,17 @@ impl Node {
         state.links.retain(|(p, n)| !(Arc::ptr_eq(p, parent) && n.as_name() == name));
     }
 
+    /// Has it this name?
+    pub fn has_name(&self, parent: &Arc<Node>, name: Name<'_>) -> bool {
+        read(&self.state).links.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n.as_name() == name)
+    }
+
     /// A name it has.
     pub fn gain_name(&self, parent: &Arc<Node>, name: Name<'_>) {
         let mut state = write(&self.state);
         if !state.links.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n.as_name() == name) {
+            // A parent that the kernel had forgotten has come back as another node of the same file.
+            state.links.retain(|(p, n)| !(p.ino == parent.ino && n.as_name() == name));
             // In a shared branch names may go without our knowledge: the old ones are not kept for ever.
             if self.branch.is_shared() && state.links.len() >= 4 {
                 state.links.remove(0);

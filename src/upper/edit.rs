@@ -5,6 +5,7 @@
 //! hold the name (then a removal leaves a whiteout). In a plain directory neither exists. Every change is visible
 //! whole or not at all. Hosts without `RENAME_EXCHANGE` are refused by the host's own error where it is needed.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,7 +30,8 @@ pub enum Below {
 }
 
 impl Upper {
-    /// Makes a new object; over a whiteout a directory is opaque from its first moment.
+    /// Makes a new object; over a whiteout a directory is opaque from its first moment. A regular file is handed out as it
+    /// was opened.
     pub(crate) fn create(
         &self,
         dir: &Arc<Dir>,
@@ -37,29 +39,35 @@ impl Upper {
         stat: &Stat,
         target: Option<&[u8]>,
         over: Physical,
-    ) -> Result<Place, FsError> {
+    ) -> Result<Option<Arc<OwnedFd>>, FsError> {
         match over {
-            Physical::Entry => return Err(FsError::Exists),
+            Physical::Entry => Err(FsError::Exists),
             Physical::Whiteout => {
                 let staged = self.stage(stat, target)?;
                 let place = staged.place()?;
+                let file = if stat.kind == Kind::File { Some(staged.open()?) } else { None };
                 self.hold_stat(&place, stat)?;
                 if stat.kind == Kind::Dir {
                     self.set_opaque(&place)?;
                 }
                 staged.publish(dir, name, over)?;
+                Ok(file)
             }
             Physical::Nothing => {
                 let kind = self.host_kind(stat);
-                make_node(dir, name, kind, stat.rdev, target)?;
+                let file = make_node(dir, name, kind, stat.rdev, target)?;
                 let place = self.place_of(dir, name, kind)?;
                 if let Err(error) = self.hold_stat(&place, stat) {
-                    recover::remove(dir, name)?;
+                    // Not recursively: in a volume somebody may have filled a directory already.
+                    let flags = if kind == Kind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+                    if let Err(errno) = unlinkat(&*dir.open()?, name.os(), flags) {
+                        log::warn!("{name:?} could not be removed again: {errno}");
+                    }
                     return Err(error);
                 }
+                Ok(file.map(Arc::new))
             }
         }
-        self.place_of(dir, name, self.host_kind(stat))
     }
 
     /// The place of `name` in `dir`, an object of the host kind `kind`.

@@ -93,6 +93,7 @@ impl Upper {
             has_oci_names: false,
             has_override: spec.ownership.uses_override(),
             is_plain: spec.work.is_none(),
+            trusts_user_marks: true,
         };
         let work = match spec.work {
             None => None,

@@ -66,7 +66,7 @@ impl Upper {
             }
         }
         let name = work.next_name()?;
-        make_node(&work.stage, name.as_name(), kind, stat.rdev, target)?;
+        drop(make_node(&work.stage, name.as_name(), kind, stat.rdev, target)?);
         Ok(Staged { work, form: Form::Named(name), kind })
     }
 
@@ -79,14 +79,15 @@ impl Upper {
     }
 }
 
-/// Makes one object of a kind that the host holds itself; a symlink held as a file has its target as content.
+/// Makes one object of a kind that the host holds itself; a symlink held as a file has its target as content. A regular
+/// file is handed out as it was opened: its mode may not allow to open it again.
 pub(crate) fn make_node(
     dir: &Arc<Dir>,
     name: Name<'_>,
     kind: Kind,
     rdev: u64,
     target: Option<&[u8]>,
-) -> Result<(), FsError> {
+) -> Result<Option<OwnedFd>, FsError> {
     let fd = dir.open()?;
     let mode = Mode::from_raw_mode(0o600);
     match kind {
@@ -95,6 +96,7 @@ pub(crate) fn make_node(
             if let Some(target) = target {
                 crate::sys::data::write_all_at(&file, target, 0)?;
             }
+            return Ok(Some(file));
         }
         Kind::Dir => rustix::fs::mkdirat(&*fd, name.os(), Mode::from_raw_mode(0o700))?,
         Kind::Symlink => rustix::fs::symlinkat(target.unwrap_or_default(), &*fd, name.os())?,
@@ -103,7 +105,7 @@ pub(crate) fn make_node(
         Kind::Char => rustix::fs::mknodat(&*fd, name.os(), FileType::CharacterDevice, mode, rdev)?,
         Kind::Block => rustix::fs::mknodat(&*fd, name.os(), FileType::BlockDevice, mode, rdev)?,
     }
-    Ok(())
+    Ok(None)
 }
 
 impl Staged<'_> {
