@@ -69,6 +69,43 @@ fn build(dir: &std::path::Path, data: &[u8]) -> Option<std::fs::File> {
     builder.finish(Digest([1; 32]), data.len() as u64).ok().map(|written| written.file)
 }
 
+/// Attributes that strangers may have written: an access control list, a redirect, an override.
+///
+/// # Panics
+/// When a list does not survive being written again.
+pub fn marks(data: &[u8]) {
+    use crate::layer::dir::override_stat;
+    use crate::layer::whiteout::Redirect;
+    use crate::model::acl::Acl;
+    use crate::model::{Attr, Time};
+    if let Some(list) = Acl::parse(data) {
+        let bytes = list.with_perm(list.perm(0)).to_bytes();
+        assert!(Acl::parse(&bytes).is_some_and(|again| again.to_bytes() == bytes), "a list changes by being written");
+    }
+    if let Some(Redirect::Path(names)) = Redirect::parse(data) {
+        let value = Redirect::path_value(&names);
+        assert_eq!(Redirect::parse(&value), Some(Redirect::Path(names)), "a path changes by being written");
+    }
+    let time = Time::default();
+    let mut attr = Attr {
+        ino: 1,
+        kind: Kind::File,
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 1,
+        blocks: 0,
+        blksize: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+    };
+    override_stat::apply(data, &mut attr);
+    assert!(attr.perm <= 0o7777, "a mode has other bits");
+}
+
 /// Bytes are a valid index, all of which can be read, or are refused. Checksums are made to fit first.
 pub fn index_validate(data: &[u8]) {
     for bytes in [data.to_vec(), signed(data.to_vec())] {
@@ -232,8 +269,18 @@ mod tests {
         sparse.append_data(&mut header, "s", &b"data"[..]).unwrap();
         let whole = sample_tar();
         let cut = whole[..1700].to_vec();
-        let seeds =
-            [("mixed", whole), ("cut", cut), ("sparse", sparse.into_inner().unwrap()), ("empty", vec![0; 1024])];
+        // So many empty pieces that one frame of the stack for each would be too much.
+        let map = format!("{}0,4", "0,0,".repeat(20_000));
+        let mut pieces = tar::Builder::new(Vec::new());
+        pieces.append_pax_extensions([("GNU.sparse.size", &b"3000"[..]), ("GNU.sparse.map", map.as_bytes())]).unwrap();
+        pieces.append_data(&mut header, "s", &b"data"[..]).unwrap();
+        let seeds = [
+            ("mixed", whole),
+            ("cut", cut),
+            ("sparse", sparse.into_inner().unwrap()),
+            ("sparse_empty_pieces", pieces.into_inner().unwrap()),
+            ("empty", vec![0; 1024]),
+        ];
         replay("tar_to_index", &seeds, tar_to_index);
     }
 
@@ -328,6 +375,20 @@ mod tests {
         #[test]
         fn references_round_trip(text in "[a-zA-Z0-9:/@._-]{0,40}") {
             reference(text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn seeds_of_marks_are_harmless() {
+        replay("marks", &[("redirect", b"/a/b/c".to_vec()), ("override", b"0:0:0644:char-1-3".to_vec())], marks);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_marks_or_refused(data: Vec<u8>) {
+            marks(&data);
+            marks(&[&2u32.to_le_bytes()[..], &data].concat());
+            marks(&[b"/", &data[..]].concat());
         }
     }
 }

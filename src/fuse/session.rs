@@ -11,7 +11,7 @@ use super::Adapter;
 use crate::fs::Fs;
 
 /// How many requests are answered at once. More than cores, so that one long copy-up does not hold up the rest.
-const WORKERS: usize = 8;
+const WORKERS: usize = 16;
 
 /// A served connection.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 //! Contents of files by their sha256, shared by all layers, images and containers: `objects/ab/cdef...`.
 //!
 //! An object is written once, never changed, and read-only. Each has its bytes and nothing else: modes, owners and
-//! names are in the indexes. They are written in a staging folder and moved into place by [`super::Publication`].
+//! names are in the indexes. They are written in a staging folder and moved into place by [`super::Publication`]. One
+//! that is there with another size than its bytes have was damaged later, and is replaced.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{At, StoreError};
-use super::{Layout, Store};
+use super::{Existing, Layout, Publication, Store};
 use crate::layer::image::Objects;
 use crate::model::sync::lock;
 use crate::model::{Digest, FsError};
@@ -31,6 +32,16 @@ impl Store {
     pub fn objects(&self) -> StoredObjects {
         StoredObjects { layout: self.layout().clone() }
     }
+
+    /// Is there an object of this size? Its bytes are not read.
+    pub fn has_object(&self, digest: &Digest, size: u64) -> bool {
+        is_sound(&self.layout().object(digest), size) == Some(true)
+    }
+}
+
+/// Has the object at `path` the right size? `None` when nothing is there.
+fn is_sound(path: &Path, size: u64) -> Option<bool> {
+    fs::symlink_metadata(path).ok().map(|meta| meta.is_file() && meta.len() == size)
 }
 
 impl Objects for StoredObjects {
@@ -44,6 +55,8 @@ impl Objects for StoredObjects {
 pub struct ObjectBatch {
     layout: Layout,
     dir: PathBuf,
+    /// Objects that replace damaged ones of the store; made when the first comes.
+    repairs: PathBuf,
     staged: Mutex<HashSet<Digest>>,
 }
 
@@ -52,18 +65,31 @@ impl ObjectBatch {
     pub fn new(store: &Store, staging: &Path) -> Result<Self, StoreError> {
         let dir = staging.join("objects");
         fs::create_dir(&dir).writing("create", &dir)?;
-        Ok(ObjectBatch { layout: store.layout().clone(), dir, staged: Mutex::default() })
+        let repairs = staging.join("repairs");
+        Ok(ObjectBatch { layout: store.layout().clone(), dir, repairs, staged: Mutex::default() })
     }
 
-    /// Where the objects are staged, for [`super::Publication::objects`].
+    /// Where the new objects are staged.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Moves all objects into place.
+    pub fn publish(&self, publication: &mut Publication) -> Result<(), StoreError> {
+        publication.objects(&self.dir)?;
+        for digest in lock(&self.staged).iter() {
+            let repair = self.repairs.join(digest.hex());
+            if repair.exists() {
+                publication.file(&repair, self.layout.object(digest), Existing::Replace)?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores a whole body, unless the store or the batch has it.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if let Some((path, mut file)) = self.create(&digest)? {
+        if let Some((path, mut file)) = self.create(&digest, bytes.len() as u64)? {
             file.write_all(bytes).writing("write", &path)?;
         }
         Ok(digest)
@@ -77,8 +103,8 @@ impl ObjectBatch {
     }
 
     /// The file for a new object; `None` when there is one.
-    fn create(&self, digest: &Digest) -> Result<Option<(PathBuf, File)>, StoreError> {
-        let Some(path) = self.claim(digest)? else { return Ok(None) };
+    fn create(&self, digest: &Digest, size: u64) -> Result<Option<(PathBuf, File)>, StoreError> {
+        let Some(path) = self.claim(digest, size) else { return Ok(None) };
         let file = match new_file(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.make_folder(&path)?;
@@ -90,17 +116,22 @@ impl ObjectBatch {
     }
 
     /// Where a new object is to be staged; `None` when there is one.
-    fn claim(&self, digest: &Digest) -> Result<Option<PathBuf>, StoreError> {
+    fn claim(&self, digest: &Digest, size: u64) -> Option<PathBuf> {
         if !lock(&self.staged).insert(*digest) {
-            return Ok(None);
-        }
-        let stored = self.layout.object(digest);
-        if fs::symlink_metadata(&stored).is_ok() {
-            return Ok(None);
+            return None;
         }
         let hex = digest.hex();
-        let (fan, rest) = hex.split_at(2);
-        Ok(Some(self.dir.join(fan).join(rest)))
+        match is_sound(&self.layout.object(digest), size) {
+            Some(true) => None,
+            Some(false) => {
+                log::warn!("the object {digest} in the store has not {size} bytes and is written anew");
+                Some(self.repairs.join(hex))
+            }
+            None => {
+                let (fan, rest) = hex.split_at(2);
+                Some(self.dir.join(fan).join(rest))
+            }
+        }
     }
 
     fn make_folder(&self, path: &Path) -> Result<(), StoreError> {
@@ -152,7 +183,7 @@ impl ObjectWriter<'_> {
         // A hole at the end has not been written by anything.
         self.file.set_len(self.size).writing("write", &self.path)?;
         let digest = Digest(self.hash.finalize().into());
-        match self.batch.claim(&digest)? {
+        match self.batch.claim(&digest, self.size) {
             None => fs::remove_file(&self.path).writing("remove", &self.path)?,
             Some(target) => {
                 self.batch.make_folder(&target)?;
@@ -190,7 +221,7 @@ mod tests {
             writer.skip(100_000).unwrap();
             let streamed = writer.finish().unwrap();
             let mut publication = store.publish(store.lock_loads().unwrap()).unwrap();
-            publication.objects(batch.dir()).unwrap();
+            batch.publish(&mut publication).unwrap();
             publication.commit();
             (digests, streamed)
         };

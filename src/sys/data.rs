@@ -2,6 +2,7 @@
 //! Contents of files: whole reads and writes at an offset, and copies that keep holes.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
@@ -52,6 +53,8 @@ pub fn append(fd: impl AsFd, data: &[u8]) -> Result<usize, FsError> {
 }
 
 /// Copies the whole of `from` into the empty file `to`: by reflink where the host can, else range by range, holes kept.
+///
+/// A source that ends before the size it had at the start is an input/output error, never a hole in the copy.
 pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError> {
     let size = rustix::fs::fstat(from)?.st_size.try_into().unwrap_or(0u64);
     if size == 0 {
@@ -74,19 +77,33 @@ pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError
         copy_range(from, to, start, end)?;
         offset = end.max(start + 1);
     }
-    Ok(())
+    // Where it was cut short meanwhile, a search for data finds the same as in a hole at the end.
+    let left = rustix::fs::fstat(from)?.st_size.try_into().unwrap_or(0u64);
+    if left < size { Err(FsError::IO) } else { Ok(()) }
 }
 
 fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), FsError> {
-    let (mut source, mut target) = (start, start);
-    while source < end {
-        let length = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
-        match copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
-            Ok(0) => return Ok(()),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::IO) => {
-                return copy_by_buffer(from, to, source, end);
+    copy_range_by(from, to, start..end, |source, target, length| {
+        copy_file_range(from, Some(source), to, Some(target), length)
+    })
+}
+
+/// Copies by `step`, which moves both offsets on, as long as it can; what is left then by a buffer.
+fn copy_range_by(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    range: Range<u64>,
+    mut step: impl FnMut(&mut u64, &mut u64, usize) -> Result<usize, Errno>,
+) -> Result<(), FsError> {
+    let (mut source, mut target) = (range.start, range.start);
+    while source < range.end {
+        let length = usize::try_from(range.end - source).unwrap_or(usize::MAX).min(1 << 30);
+        match step(&mut source, &mut target, length) {
+            // Some filesystems answer 0 in the middle of a file. Whether it is the end, reading tells.
+            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::IO) => {
+                return copy_by_buffer(from, to, source, range.end);
             }
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -102,7 +119,7 @@ fn copy_by_buffer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64
         let got = read_at(from, part, offset)?;
         let part = part.get(..got).ok_or(FsError::IO)?;
         if got == 0 {
-            break;
+            return Err(FsError::IO);
         }
         write_all_at(to, part, offset)?;
         offset += got as u64;
@@ -136,5 +153,32 @@ mod tests {
         let stat = rustix::fs::fstat(&to).unwrap();
         assert_eq!(stat.st_size, 10 << 20);
         assert!(stat.st_blocks * 512 < 1 << 20, "holes were filled");
+    }
+
+    #[test]
+    fn a_range_copy_that_stops_early_goes_on_by_buffer() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        write_all_at(&from, b"0123456789", 0).unwrap();
+        let mut answers = vec![0, 4];
+        copy_range_by(from.as_fd(), to.as_fd(), 0..10, |source, target, _| {
+            let count = answers.pop().unwrap();
+            write_all_at(&to, &b"0123456789"[..count], *target).unwrap();
+            (*source, *target) = (*source + count as u64, *target + count as u64);
+            Ok(count)
+        })
+        .unwrap();
+        let mut buffer = [0; 11];
+        assert_eq!(read_at(&to, &mut buffer, 0).unwrap(), 10);
+        assert_eq!(&buffer[..10], b"0123456789");
+    }
+
+    #[test]
+    fn a_source_that_ends_early_is_an_error_and_no_hole() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        write_all_at(&from, b"0123456789", 0).unwrap();
+        to.set_len(20).unwrap();
+        assert_eq!(copy_range(from.as_fd(), to.as_fd(), 0, 20), Err(FsError::IO));
+        assert_eq!(copy_by_buffer(from.as_fd(), to.as_fd(), 0, 11), Err(FsError::IO));
+        copy_range(from.as_fd(), to.as_fd(), 0, 10).unwrap();
     }
 }

@@ -112,7 +112,7 @@ pub fn load_image(
     let config = StagedBlob::of(staging.path(), "config", &image.config.1).or_fail(what)?;
     let root = StagedBlob::of(staging.path(), "manifest", &bytes).or_fail(what)?;
     let mut publication = store.publish(load).or_fail(what)?;
-    publication.objects(staged.objects.dir()).or_fail(what)?;
+    staged.objects.publish(&mut publication).or_fail(what)?;
     for layer in &staged.layers {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;
         if let Some(blob) = &layer.blob {
@@ -153,10 +153,13 @@ fn find_loaded(store: &Store, source: &Source, name: Option<&ImageName>) -> Resu
     Ok(is_whole.then_some(Loaded { manifest: manifest.digest, names }))
 }
 
-/// Are blob and index of the layer in the store?
+/// Are blob, index and objects of the layer in the store? Objects are told by their sizes: a load repairs what a full
+/// disk or a hand has cut short, and does not read all again.
 fn is_stored(store: &Store, layer: &SourceLayer) -> bool {
     let has_blob = layer.blob.as_ref().is_some_and(|blob| store.has_blob(&blob.digest, blob.size));
-    has_blob && has_layer(store, &layer.diff_id)
+    has_blob
+        && sound_index(store, &layer.diff_id)
+            .is_some_and(|index| index.sized_objects().all(|(digest, size)| store.has_object(&digest, size)))
 }
 
 /// Finds the image in its source; nothing of it is in the store yet.
@@ -304,14 +307,14 @@ fn check_stack(store: &Store, image: &SourceImage, staged: &[StagedLayer]) -> Re
 
 fn publish_layer(store: &Store, layer: &StagedLayer, existing: Existing, publication: &mut Publication) -> Result<()> {
     // A sound index of the same layer stays: containers have it mapped, and its numbers are inode numbers.
-    let existing = if has_layer(store, &layer.diff_id) { Existing::Keep } else { existing };
+    let existing = if sound_index(store, &layer.diff_id).is_some() { Existing::Keep } else { existing };
     publication.file(&layer.index, store.layout().index(&layer.diff_id), existing).or_fail(|| "cannot store a layer")
 }
 
-/// Is there a sound index of this layer?
-fn has_layer(store: &Store, diff_id: &Digest) -> bool {
-    let file = File::open(store.layout().index(diff_id));
-    file.is_ok_and(|file| Index::open(&file).is_ok_and(|index| index.diff_id() == *diff_id))
+/// The index of this layer in the store, when there is a sound one.
+fn sound_index(store: &Store, diff_id: &Digest) -> Option<Index> {
+    let file = File::open(store.layout().index(diff_id)).ok()?;
+    Index::open(&file).ok().filter(|index| index.diff_id() == *diff_id)
 }
 
 /// Stages `count` layers side by side.
@@ -381,7 +384,7 @@ pub fn load_layer_tar(store: &Store, path: &Path, limits: &Limits, progress: &dy
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, limits, progress)
         .map_err(|e| EngineError::failed(what()).because(e))?;
     let mut publication = store.publish(load).or_fail(what)?;
-    publication.objects(objects.dir()).or_fail(what)?;
+    objects.publish(&mut publication).or_fail(what)?;
     for layer in &staged {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;
     }
@@ -408,7 +411,7 @@ pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<
     let limits = Limits { max_entries: u64::MAX, max_unpacked: u64::MAX, ..Limits::default() };
     let (staged, objects) = stage_all(store, staging.path(), 1, &open, &limits, &Silent)?;
     let mut publication = store.publish(load).or_fail(what)?;
-    publication.objects(objects.dir()).or_fail(what)?;
+    objects.publish(&mut publication).or_fail(what)?;
     for layer in &staged {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;
     }

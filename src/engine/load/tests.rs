@@ -169,6 +169,55 @@ fn an_image_of_all_compressions_is_loaded_opened_and_removed() {
 }
 
 #[test]
+fn a_load_repairs_objects_of_a_wrong_size() {
+    use std::os::unix::fs::PermissionsExt;
+    let w = world();
+    let layers = three_layers();
+    let dir = w.dir.path().join("app");
+    layout(&dir, &layers);
+    load(&w, &oci(&dir), None).unwrap();
+    let whole = tree(&w);
+    // A body that travels in pieces and one that travels whole.
+    let (large, small) = (Digest::of(&big(1)), Digest::of(&big(2)[..10_000]));
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage); 4] = [
+        ("cut short", |path| fs::write(path, "short").unwrap()),
+        ("too long", |path| {
+            let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(b"more").unwrap();
+        }),
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("a symlink", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        }),
+    ];
+    let tar = w.dir.path().join("one.tar");
+    fs::write(&tar, &layers[0].0).unwrap();
+    for (name, damage) in cases {
+        for digest in [&large, &small] {
+            let path = w.store.layout().object(digest);
+            if path.is_file() {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            }
+            damage(&path);
+        }
+        let image = open_image(&w.store, "app:v1").unwrap();
+        let at = image.layers[0].layer.root().unwrap();
+        let Child::Found(at) = image.layers[0].layer.child(&at.entry, Name::new(b"big").unwrap()).unwrap() else {
+            panic!("{name}")
+        };
+        assert!(image.layers[0].layer.open(&at.entry).is_err(), "{name}");
+        // A tar by itself is always read; it repairs its own object, the image the rest.
+        load_layer_tar(&w.store, &tar, &Limits::default(), &Silent).unwrap();
+        assert_eq!(read(&*image.layers[0].layer, "big").unwrap(), big(1), "{name}");
+        load(&w, &oci(&dir), None).unwrap();
+        assert_eq!(read(&*image.layers[1].layer, "mid").unwrap(), big(2)[..10_000], "{name}");
+        assert!(tree(&w) == whole, "{name}: nothing else has changed");
+    }
+}
+
+#[test]
 fn what_other_images_and_layers_need_stays() {
     let w = world();
     let layers = three_layers();

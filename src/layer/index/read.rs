@@ -124,6 +124,11 @@ impl Index {
         self.object_refs().iter().map(|o| Digest(o.digest))
     }
 
+    /// The same, each with its size.
+    pub fn sized_objects(&self) -> impl ExactSizeIterator<Item = (Digest, u64)> + '_ {
+        self.object_refs().iter().map(|o| (Digest(o.digest), o.size.get()))
+    }
+
     /// The record with this number.
     pub fn record(&self, number: u32) -> Result<&Record, IndexError> {
         self.records().get(number as usize).ok_or_else(|| damaged(format!("there is no record {number}")))

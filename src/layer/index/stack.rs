@@ -34,9 +34,23 @@ pub fn find_conflict(layers: &[&Index]) -> Result<Option<(usize, Conflict)>, Ind
     Ok(None)
 }
 
+/// A directory that is still to be looked into.
+struct Waiting<'a> {
+    number: u32,
+    /// Its name, and how many directories lie above it; the root has neither.
+    name: Option<Name<'a>>,
+    depth: usize,
+    below: Below<'a>,
+}
+
 fn check_layer<'a>(layer: &'a Index, below: Below<'a>) -> Result<Option<Conflict>, IndexError> {
-    let mut stack: Vec<(u32, Vec<u8>, Below<'a>)> = vec![(0, Vec::new(), below)];
-    while let Some((number, path, below)) = stack.pop() {
+    let mut stack = vec![Waiting { number: 0, name: None, depth: 0, below }];
+    // The names on the way to the directory at hand. Nobody that waits has a path of its own: siblings deep down are
+    // many, and their path is long.
+    let mut path: Vec<Name<'a>> = Vec::new();
+    while let Some(Waiting { number, name, depth, below }) = stack.pop() {
+        path.truncate(depth.saturating_sub(1));
+        path.extend(name);
         let dir = layer.record(number)?;
         if Index::is_opaque(dir) {
             continue;
@@ -48,17 +62,17 @@ fn check_layer<'a>(layer: &'a Index, below: Below<'a>) -> Result<Option<Conflict
             if Index::kind(record)? != Kind::Dir {
                 continue;
             }
-            let mut path = path.clone();
-            path.push(b'/');
-            path.extend_from_slice(name.bytes());
             match descend(&below, name, record)? {
                 ControlFlow::Break(kind) => {
                     let what = if kind == Kind::Symlink { "a symlink" } else { "no directory" };
-                    let path = path.escape_ascii();
+                    let way = path.iter().chain([&name]);
+                    let path: String = way.map(|part| format!("/{}", part.bytes().escape_ascii())).collect();
                     return Ok(Some(format!("it has entries below \"{path}\", which is {what} in a lower layer")));
                 }
                 ControlFlow::Continue(below) if below.is_empty() => {}
-                ControlFlow::Continue(below) => stack.push((child, path, below)),
+                ControlFlow::Continue(below) => {
+                    stack.push(Waiting { number: child, name: Some(name), depth: depth + 1, below });
+                }
             }
         }
     }

@@ -416,6 +416,79 @@ fn bodies_go_where_their_size_says() {
 }
 
 #[test]
+fn an_object_of_another_size_is_damage() {
+    let body = vec![7u8; 10_000];
+    let tar = tar().raw(b"f", EntryType::Regular, b"", &body, |_| ()).end();
+    let objects = Arc::new(Memory::default());
+    let file = index_file(&tar, Limits::default(), &objects).unwrap();
+    let layer = ImageLayer::open(&file, "test".to_owned(), Arc::clone(&objects) as Arc<dyn Objects>).unwrap();
+    let digest = Digest::of(&body);
+    assert_eq!(layer.index().sized_objects().collect::<Vec<_>>(), [(digest, 10_000)]);
+    assert_eq!(content(&layer, "f"), body);
+    for size in [0, 10, 9_999, 10_001] {
+        lock(&objects.0).insert(digest, vec![7u8; size]);
+        match layer.open(&entry(&layer, "f")) {
+            Err(FsError::Corrupt { layer, what }) => {
+                assert!(layer == "test" && what.contains(&digest.to_string()), "{layer}: {what}");
+            }
+            other => panic!("{size}: {other:?}"),
+        }
+    }
+    lock(&objects.0).clear();
+    assert!(matches!(layer.open(&entry(&layer, "f")), Err(FsError::Corrupt { .. })));
+}
+
+#[test]
+fn a_conflict_is_named_by_its_whole_path() {
+    let objects = Memory::default();
+    let index = |tar: Tar| Index::open(&index_file(&tar.end(), Limits::default(), &objects).unwrap()).unwrap();
+    let below = ["a/b/c/x", "a/b/d/x", "a/e/f/x", "g/h/x"].iter().fold(tar(), |tar, path| tar.file(path, ""));
+    let upper = ["a/b/c/y", "a/b/d/y", "a/e/f/y", "g/h/y"];
+    for link in ["a/b/c", "a/b/d", "a/e/f", "g/h", "a", "g"] {
+        let upper = index(upper.iter().fold(tar(), |tar, path| tar.file(path, "")));
+        let plain = index(tar().link(link, EntryType::Symlink, "/"));
+        let (number, what) = stack::find_conflict(&[&plain, &upper]).unwrap().unwrap();
+        assert_eq!((number, what.contains(&format!("\"/{link}\"")) && what.contains("a symlink")), (1, true), "{what}");
+    }
+    let (below, upper) = (index(below), index(upper.iter().fold(tar(), |tar, path| tar.file(path, ""))));
+    assert_eq!(stack::find_conflict(&[&below, &upper]).unwrap(), None);
+}
+
+/// The highest and the present resident memory of this process, in bytes.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    };
+    (field("VmHWM:"), field("VmRSS:"))
+}
+
+#[test]
+fn comparing_layers_takes_little_memory_however_deep_they_are() {
+    const ME: &str = "layer::index::tests::comparing_layers_takes_little_memory_however_deep_they_are";
+    // Memory is the process's: in one of its own no other test is counted.
+    if std::env::var_os("MLFS_TEST_ALONE").is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let outcome = alone.args(["--exact", ME]).env("MLFS_TEST_ALONE", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        assert!(outcome.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    // 3000 directories below a path of 20,000 bytes: 60 MB, if each had its path.
+    let deep = vec!["d".repeat(199); 100].join("/");
+    let tar = (0..3000).fold(tar(), |tar, number| tar.dir(&format!("{deep}/{number}/"), 0o755)).end();
+    let index = Index::open(&index_file(&tar, Limits::default(), &Memory::default()).unwrap()).unwrap();
+    drop(tar);
+    assert!(index.has_implicit().unwrap());
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let (_, before) = memory();
+    assert_eq!(stack::find_conflict(&[&index, &index]).unwrap(), None);
+    let (highest, _) = memory();
+    assert!(highest - before < 16 << 20, "{highest} after {before}");
+}
+
+#[test]
 fn sparse_files_are_read_with_their_holes() {
     for size in [3000u64, 500_000] {
         let built = tar()

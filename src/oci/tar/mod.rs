@@ -147,7 +147,7 @@ pub struct TarReader<R> {
     stored: u64,
     /// Zeros after them, up to the block.
     padding: u64,
-    /// The current member's map, reversed (next piece last); empty for an ordinary file.
+    /// The current member's map, reversed (next piece last), no piece empty; empty for an ordinary file.
     map: Vec<Segment>,
     is_sparse: bool,
     /// Where in the current member's content we are, and its size.
@@ -231,15 +231,12 @@ impl<R: Forward> TarReader<R> {
             return Ok(Chunk::End);
         }
         let left = if self.is_sparse {
-            match self.map.last().copied() {
+            while self.map.pop_if(|segment| segment.end() <= self.position).is_some() {}
+            match self.map.last() {
                 Some(segment) if segment.offset > self.position => {
                     let hole = segment.offset - self.position;
                     self.position = segment.offset;
                     return Ok(Chunk::Hole(hole));
-                }
-                Some(segment) if segment.end() == self.position => {
-                    self.map.pop();
-                    return self.read_chunk(buf);
                 }
                 Some(segment) => segment.end() - self.position,
                 None => {
@@ -308,6 +305,8 @@ impl<R: Forward> TarReader<R> {
             self.is_sparse = true;
             self.size = size;
             self.map = map;
+            // GNU tar ends a map by an empty piece; more of them are of no use to anybody.
+            self.map.retain(|segment| segment.len > 0);
             self.map.reverse();
         }
         let id = |from_pax: Option<u64>, own: u64, what: &str| {

@@ -266,3 +266,21 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn empty_pieces_of_a_sparse_map_cost_no_stack() {
+    let empty = "0,0,".repeat(250_000);
+    for (map, want) in [
+        (format!("{empty}0,4"), [&b"data"[..], &[0; 26]].concat()),
+        (format!("0,0,10,0,10,4,{}30,0", "20,0,".repeat(200_000)), [&[0; 10][..], b"data", &[0; 16]].concat()),
+    ] {
+        let bytes = [
+            &pax(&[("GNU.sparse.size", b"30"), ("GNU.sparse.map", map.as_bytes())])[..],
+            &raw(b"s", b'0', 4),
+            &padded(b"data"),
+            &[0; 1024],
+        ]
+        .concat();
+        assert_eq!(read_all(&bytes).unwrap()[0].1, want);
+    }
+}
