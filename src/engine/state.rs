@@ -53,12 +53,17 @@ pub fn lock(store: &Store, record: &ContainerRecord) -> Result<Lock> {
 pub fn find(store: &Store, name: &str) -> Result<ContainerRecord> {
     match store.find_container(name) {
         Err(StoreError::NotFound { .. }) => {
-            Err(EngineError::failed(format!("no container {name}")).advise("`mlfs ps -a` lists them"))
+            let error = EngineError::failed(format!("no container {name}")).advise("`mlfs ps -a` lists them");
+            let damaged = store.list_containers().map(|listing| listing.damaged).unwrap_or_default();
+            Err(match damaged.into_iter().next() {
+                // Nobody knows its name: it may be this one.
+                Some(damaged) => error.because(damaged.error),
+                None => error,
+            })
         }
-        Err(error @ StoreError::Damaged { .. }) => {
-            Err(EngineError::failed(format!("cannot use the container {name}")).because(error))
-                .map_err(|e| e.advise(format!("mend its record, or remove the container with `mlfs rm {name}`")))
-        }
+        Err(error @ StoreError::Damaged { .. }) => Err(EngineError::failed(format!("cannot use the container {name}"))
+            .because(error)
+            .advise(format!("mend its record, or remove the container with `mlfs rm {name}`"))),
         other => other.or_fail(|| format!("cannot find the container {name}")),
     }
 }
