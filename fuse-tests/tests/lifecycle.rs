@@ -397,6 +397,112 @@ fn a_covered_mount_is_told() {
     });
 }
 
+// Of those who find a mountpoint free at once, one mounts there, and nothing is left of the others.
+#[test]
+fn one_mountpoint_has_one_winner() {
+    world(|w| {
+        app(w);
+        for round in 0..4 {
+            let target = w.target("one").display().to_string();
+            let names: Vec<String> = (0..4).map(|number| format!("box{round}{number}")).collect();
+            let won: Vec<&String> = std::thread::scope(|scope| {
+                let mount = |name| w.mlfs().run(["mount", "--name", name, "app", &target]);
+                let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || (name, mount(name)))).collect();
+                let ended = threads.into_iter().map(|thread| thread.join().expect("thread"));
+                ended.filter(|(_, outcome)| outcome.code == 0).map(|(name, _)| name).collect()
+            });
+            assert_eq!(won.len(), 1, "{won:?}");
+            assert_eq!(w.sandbox.mounts().len(), 1);
+            assert_eq!(w.mlfs().json(["ps", "-a"]).len(), 1);
+            w.retry_busy(&["rm", "-f", won[0]]).ok();
+            assert_eq!(w.sandbox.mounts(), Vec::<PathBuf>::new());
+        }
+    });
+}
+
+// One damaged record concerns one container.
+#[test]
+fn a_damaged_container_concerns_no_other() {
+    world(|w| {
+        app(w);
+        for name in ["bad", "live"] {
+            w.mount(name, &["app"]);
+        }
+        w.mount("good", &["-v", "vol:/vol", "app"]);
+        w.umount("bad");
+        let id_of = |name: &str| {
+            let inspected = w.mlfs().json(["inspect", name]);
+            inspected[0]["Id"].as_str().expect("id").to_owned()
+        };
+        let (bad, live) = (id_of("bad"), id_of("live"));
+        for id in [&bad, &live] {
+            write(w.sandbox.path("store/containers").join(id).join("container.json"), "{\"id\":");
+        }
+        assert_eq!(w.state(&bad).as_deref(), Some("damaged"));
+        w.umount("good");
+        w.mlfs().ok(["start", "good"]);
+        w.mlfs().ok(["volume", "ls"]);
+        w.mount("new", &["app"]);
+        w.mlfs().fails(["image", "rm", "app"], 1, "damaged");
+        w.mlfs().fails(["volume", "rm", "vol"], 1, "damaged");
+        w.mlfs().fails(["start", &bad], 1, "mlfs rm");
+        w.mlfs().fails(["rm", &live], 1, "mounted");
+        w.mlfs().ok(["rm", &bad[..12]]);
+        assert_eq!(w.state(&bad), None);
+        w.retry_busy(&["umount", &w.target("live").display().to_string()]).ok();
+        eventually("its daemon ends", || w.mlfs().run(["rm", &live]).code == 0);
+        for name in ["good", "new"] {
+            w.retry_busy(&["rm", "-f", name]).ok();
+        }
+        w.unguard_store();
+        w.mlfs().ok(["image", "rm", "app"]);
+        w.mlfs().ok(["volume", "rm", "vol"]);
+    });
+}
+
+#[test]
+fn a_damaged_mounted_container_goes_by_force() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        let id = w.mlfs().json(["inspect", "box"])[0]["Id"].as_str().expect("id").to_owned();
+        write(w.sandbox.path("store/containers").join(&id).join("container.json"), "");
+        w.retry_busy(&["rm", "-f", &id]).ok();
+        assert!(!w.sandbox.mounts().contains(&root));
+        assert_eq!(list(w.sandbox.path("store/containers")), Vec::<String>::new());
+    });
+}
+
+// A mount or start that fails leaves no directory on the host.
+#[test]
+fn bind_sources_are_taken_back() {
+    world(|w| {
+        app(w);
+        let new = w.sandbox.path("new/deep");
+        let bind = format!("{}:/etc/conf", new.display());
+        w.try_mount("box", &["-v", &bind, "app"]).fails(1);
+        assert!(!w.sandbox.path("new").exists());
+        // A file that has gone does not come back as a directory, wherever its name leads now.
+        let file = w.sandbox.file("host/f", "f");
+        let bind = format!("{}:/etc/conf", file.display());
+        w.mount("box", &["-v", &bind, "app"]);
+        w.umount("box");
+        std::fs::remove_dir_all(w.sandbox.path("host")).expect("rm -r");
+        let elsewhere = w.sandbox.dir("elsewhere");
+        symlink(&elsewhere, w.sandbox.path("host")).expect("symlink");
+        w.mlfs().fails(["start", "box"], 1, "does not exist");
+        assert_eq!(list(&elsewhere), Vec::<String>::new());
+        // A directory that has gone is made again, as docker does, and only for a mount that works.
+        let dir = w.sandbox.dir("dir/d");
+        w.mount("dir", &["-v", &format!("{}:/bound", dir.display()), "app"]);
+        w.umount("dir");
+        std::fs::remove_dir_all(w.sandbox.path("dir")).expect("rm -r");
+        w.mlfs().ok(["start", "dir"]);
+        assert!(dir.is_dir());
+        w.umount("dir");
+    });
+}
+
 // fuser 0.18 unmounts by path on drop and tore down the successor within 30 quick remounts.
 #[test]
 fn quick_remounts_leave_the_successor_alone() {

@@ -8,7 +8,7 @@ use crate::engine::ending::{self, How, RemoveOptions, WithVolumes};
 use crate::engine::state::{self, State};
 use crate::engine::{OrFail, Result, mount};
 use crate::store::container::{ContainerRecord, LOG, MountSource};
-use crate::store::{Access, Store, timestamp};
+use crate::store::{Access, DamagedRecord, Store, timestamp};
 
 use super::Context;
 use super::output::{self, Row};
@@ -48,7 +48,14 @@ pub struct PsArgs {
 pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
     let store = context.store(Access::Read)?;
     let mut rows = Vec::new();
-    for record in store.load_containers().or_fail(|| "cannot list the containers")? {
+    let listing = store.list_containers().or_fail(|| "cannot list the containers")?;
+    for damaged in &listing.damaged {
+        let is_live = store.is_container_live(&damaged.id).or_fail(|| format!("cannot look at {}", damaged.id))?;
+        if args.all || is_live {
+            rows.push(damaged_row(damaged));
+        }
+    }
+    for record in listing.whole {
         if record.incomplete {
             continue;
         }
@@ -78,6 +85,25 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         });
     }
     output::print_rows(context.format, context.is_quiet, &["NAME", "IMAGE", "STATE", "MOUNTPOINT", "CREATED"], rows)
+}
+
+/// A container whose record cannot be read: only its id is known.
+fn damaged_row(damaged: &DamagedRecord) -> Row {
+    let short: String = damaged.id.chars().take(12).collect();
+    Row {
+        name: damaged.id.clone().into_bytes(),
+        cells: vec![short, String::new(), "damaged".to_owned(), String::new(), String::new()],
+        json: json!({
+            "Id": damaged.id,
+            "Name": damaged.id,
+            "Image": "",
+            "State": "damaged",
+            "Mountpoint": "",
+            "Created": "",
+            "Labels": {},
+            "Error": damaged.error.to_string(),
+        }),
+    }
 }
 
 fn shown_mountpoint(record: &ContainerRecord, state: State) -> &str {

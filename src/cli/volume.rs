@@ -90,8 +90,7 @@ pub fn run(context: &Context, command: VolumeCommand) -> Result<()> {
         VolumeCommand::Rm { force, names } => {
             let store = context.store(Access::Write)?;
             super::for_each(&names, |name| {
-                let is_there = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?.is_some();
-                if force && !is_there {
+                if force && matches!(store.load_volume(name), Ok(None)) {
                     return Ok(());
                 }
                 volumes::remove(&store, name)?;

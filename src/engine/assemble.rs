@@ -58,6 +58,8 @@ pub struct Made {
     pub volumes: Vec<String>,
     /// The directories of a named upper (itself, its work directory) that were not there before.
     pub dirs: Vec<PathBuf>,
+    /// Missing directories that binds show, innermost first.
+    pub sources: Vec<PathBuf>,
     /// The mount was usable: from then on nothing is taken back, it may hold somebody's work.
     pub is_usable: bool,
 }
@@ -101,7 +103,7 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
             }
             MountSource::Bind { path, is_created } => {
                 if *is_created {
-                    make_bind_source(path)?;
+                    make_bind_source(Path::new(path), &mut made.sources)?;
                 }
                 open_bind(path, mount, record.mountpoint.as_deref())?
             }
@@ -162,16 +164,36 @@ fn plain_branch(label: String, dir: OwnedFd, form: OwnershipForm, is_read_only: 
     BranchSpec { label, base: Base::Merge { upper: Some(upper), lowers: Vec::new() }, is_read_only, is_shared }
 }
 
-/// Makes the missing directory that a bind shows, and its parents, as docker does.
-fn make_bind_source(path: &str) -> Result<()> {
-    match fs::metadata(path) {
-        Ok(_) => Ok(()),
-        Err(_) => fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
-            .or_fail(|| format!("cannot make the bind source {path}")),
+impl Made {
+    /// Takes back the directories that were made for binds. What somebody has put something into stays.
+    pub fn take_back_sources(&self) {
+        for dir in &self.sources {
+            if let Err(error) = fs::remove_dir(dir) {
+                log::warn!("cannot take back {}: {error}", dir.display());
+            }
+        }
     }
+}
+
+/// Makes the missing directory that a bind shows, and its parents, as docker does.
+fn make_bind_source(path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    let mut missing = Vec::new();
+    for dir in path.ancestors() {
+        match fs::symlink_metadata(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => missing.push(dir),
+            _ => break,
+        }
+    }
+    for dir in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o755).create(dir) {
+            Ok(()) => made.insert(0, dir.to_owned()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => {
+                return Err(EngineError::failed(format!("cannot make the bind source {}", path.display())).because(e));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens a directory that is shared with the host. One that contains the mountpoint is opened as it is now: seen through

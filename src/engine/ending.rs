@@ -16,7 +16,7 @@ use crate::store::{Store, StoreError, Wait, timestamp};
 use crate::sys::mount::{self as sys_mount, MountInfo, Standing, Unmount};
 
 use super::control::{self, Answer, Request};
-use super::state::{State, find, find_by_mountpoint, fsname, lock, state};
+use super::state::{State, find, find_by_mountpoint, fsname, fsname_of, lock, state};
 use super::{EngineError, OrFail, Result, daemon, host, mount};
 
 /// How long a daemon that was told to end at once may take, before it is killed.
@@ -118,7 +118,7 @@ fn detach_dead(record: &ContainerRecord) -> Result<()> {
 
 /// Removes containers whose making was cut short by a crash, with their mounts and anonymous volumes.
 pub fn clear_incomplete(store: &Store) -> Result<()> {
-    for record in store.load_containers().or_fail(|| "cannot list the containers")? {
+    for record in store.list_containers().or_fail(|| "cannot list the containers")?.whole {
         if !record.incomplete {
             continue;
         }
@@ -391,6 +391,9 @@ fn end_by_force(store: &Store, record: &ContainerRecord) -> Result<()> {
 
 /// Removes a container with its upper.
 pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
+    if let Some(id) = store.find_damaged_container(name).or_fail(|| format!("cannot find the container {name}"))? {
+        return remove_damaged(store, &id, options.is_forced);
+    }
     let record = find(store, name)?;
     if state(store, &record)? == State::Mounted {
         if !options.is_forced {
@@ -411,6 +414,50 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     detach_dead(&record)?;
     discard_container(store, &record, options.volumes)?;
     lock.remove().or_fail(|| "cannot remove the container's lock")
+}
+
+/// Removes a container whose record cannot be read. Nobody can tell which anonymous volumes and which named upper it
+/// had: they stay.
+fn remove_damaged(store: &Store, id: &str, is_forced: bool) -> Result<()> {
+    let is_live = || store.is_container_live(id).or_fail(|| "cannot look at the container");
+    if is_live()? {
+        if !is_forced {
+            return Err(EngineError::failed(format!("{id} is mounted")).advise("unmount it first, or use rm -f"));
+        }
+        detach_by_source(id)?;
+        let start = Instant::now();
+        while is_live()? {
+            if start.elapsed() > KILL_PATIENCE {
+                return Err(EngineError::failed(format!("{id} is detached, and its daemon serves open files"))
+                    .advise("end the processes that hold them"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let lock = store.lock_container(id, Wait::Block).or_fail(|| "cannot lock the container")?;
+    if is_live()? {
+        return Err(EngineError::failed(format!("{id} has been mounted again")));
+    }
+    detach_by_source(id)?;
+    store.remove_container(id).or_fail(|| format!("cannot remove the container {id}"))?;
+    lock.remove().or_fail(|| "cannot remove the container's lock")
+}
+
+/// Detaches every mount that names the container as its source.
+fn detach_by_source(id: &str) -> Result<()> {
+    let source = fsname_of(id);
+    let is_ours = |m: &MountInfo| m.kind == "fuse.mlfs" && m.source == *source;
+    for mount in sys_mount::mounts().or_fail(|| "cannot list the mounts")?.iter().filter(|m| is_ours(m)) {
+        match Standing::find(&mount.target, is_ours).or_fail(|| "cannot list the mounts")? {
+            Standing::OnTop => sys_mount::unmount(&mount.target, Unmount::Lazy)
+                .or_fail(|| format!("cannot unmount {}", mount.target.display()))?,
+            Standing::Covered => {
+                return Err(EngineError::failed(format!("cannot unmount {id}")).because(daemon::covered(&mount.target)));
+            }
+            Standing::Gone => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

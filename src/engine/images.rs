@@ -77,6 +77,9 @@ pub fn remove(store: &Store, reference: &str, force: Force) -> Result<Removed> {
 fn missing(error: StoreError, what: &str) -> EngineError {
     match error {
         StoreError::NoImage { .. } => EngineError::failed(error.to_string()),
+        error @ StoreError::Damaged { .. } => EngineError::failed(what)
+            .because(error)
+            .advise("mend what is damaged or remove it (`mlfs ps -a` shows damaged containers)"),
         other => EngineError::failed(what).because(other),
     }
 }

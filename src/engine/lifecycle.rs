@@ -110,6 +110,7 @@ pub fn start(
     let mut made = Made::default();
     let result = bring_up(store, record, lock, &place, front, First::No, &mut made, tell).map(drop);
     if result.is_err() && !made.is_usable {
+        made.take_back_sources();
         // What was noted of the mount must not make the container a dead one.
         if let Err(error) = finish(store, &id, Discard::Never) {
             log::warn!("{error}");
@@ -177,6 +178,7 @@ fn take_back(store: &Store, record: &ContainerRecord, made: &Made) {
             log::warn!("cannot take back {}: {error}", dir.display());
         }
     }
+    made.take_back_sources();
     for volume in &made.volumes {
         if let Err(error) = super::volumes::remove(store, volume) {
             log::warn!("cannot take back the volume {volume}: {error}");
@@ -221,8 +223,10 @@ fn bring_up(
     let fs = fs?;
     let notices = notices(&fs, &record);
     let live = store.take_live_lock(&record.id).or_fail(|| format!("{} is mounted already", record.name))?;
+    let claim = mount::claim_mountpoint(mountpoint)?;
     let fuse = fuse::mount(mountpoint, &mount_options(&record))
         .or_fail(|| format!("cannot mount at {}", mountpoint.display()))?;
+    drop(claim);
     let served = match Served::find(mountpoint) {
         Ok(served) => served,
         Err(error) => {

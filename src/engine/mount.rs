@@ -5,6 +5,7 @@
 //! anything exists. `assemble.rs` opens what a record names, `lifecycle.rs` carries the plan out.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -224,12 +225,7 @@ pub fn check_mountpoint(path: &Path) -> Result<PathBuf> {
     let refuse = |why: &str, advice: &str| {
         EngineError::failed(format!("cannot mount at {}: {why}", path.display())).advise(advice.to_owned())
     };
-    let place = place_of(path)?;
-    if let Some(found) = mount::mount_at(&place).or_fail(|| "cannot list the mounts")?
-        && found.kind == "fuse.mlfs"
-    {
-        return Err(refuse("an mlfs mount is there already", "unmount it with `mlfs umount`, or choose another place"));
-    }
+    check_not_mounted(&place_of(path)?)?;
     let real = match fs::canonicalize(path) {
         Ok(real) => real,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -248,6 +244,24 @@ pub fn check_mountpoint(path: &Path) -> Result<PathBuf> {
         return Err(refuse("the directory is not empty", "choose an empty one"));
     }
     Ok(real)
+}
+
+fn check_not_mounted(place: &Path) -> Result<()> {
+    match mount::mount_at(place).or_fail(|| "cannot list the mounts")? {
+        Some(found) if found.kind == "fuse.mlfs" => {
+            let what = format!("cannot mount at {}: an mlfs mount is there already", place.display());
+            Err(EngineError::failed(what).advise("unmount it with `mlfs umount`, or choose another place"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Claims a mountpoint that [`check_mountpoint`] has found free: of two commands at once, one mounts there. The claim is
+/// to be held until it is mounted.
+pub fn claim_mountpoint(place: &Path) -> Result<OwnedFd> {
+    let claim = mount::claim_mountpoint(place).or_fail(|| format!("cannot mount at {}", place.display()))?;
+    check_not_mounted(place)?;
+    Ok(claim)
 }
 
 /// A path with the symlinks of all but its last name resolved, which works on dead mounts too.
@@ -312,7 +326,7 @@ fn check_layers(paths: &[PathBuf], upper: Option<&str>, mountpoint: &Path) -> Re
 
 /// One upper belongs to one container at a time.
 fn check_upper_is_free(store: &Store, upper: &str) -> Result<()> {
-    for other in store.load_containers().or_fail(|| "cannot list the containers")? {
+    for other in store.list_containers().or_fail(|| "cannot list the containers")?.whole {
         if other.upper.as_deref() == Some(upper)
             && store.is_container_live(&other.id).or_fail(|| "cannot look at the container")?
         {
@@ -354,16 +368,18 @@ fn resolve_mount(spec: MountSpec) -> Result<MountRecord> {
         },
         spec::Source::Bind { path, create } => {
             let absolute = text(Path::new(&path))?;
+            // Where a file was, a directory is never made.
+            let mut is_created = create == CreateSource::Make;
             match fs::metadata(&absolute) {
-                Ok(_) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && create == CreateSource::Make => {}
+                Ok(meta) => is_created &= meta.is_dir(),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && is_created => {}
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(EngineError::failed(format!("bind source path does not exist: {path}"))
                         .advise("make it first, or use -v, which makes it"));
                 }
                 Err(e) => return Err(EngineError::failed(format!("cannot use the bind source {path}")).because(e)),
             }
-            MountSource::Bind { path: absolute, is_created: create == CreateSource::Make }
+            MountSource::Bind { path: absolute, is_created }
         }
         spec::Source::Tmpfs(options) => {
             let (size, percent) = match options.size {

@@ -49,7 +49,7 @@ const STONES: [&str; 32] = [
 /// A name that no container has. Two commands may still choose the same one: the store refuses the second.
 pub fn fresh(store: &Store) -> Result<String> {
     let taken: Vec<String> =
-        store.load_containers().or_fail(|| "cannot list the containers")?.into_iter().map(|c| c.name).collect();
+        store.list_containers().or_fail(|| "cannot list the containers")?.whole.into_iter().map(|c| c.name).collect();
     loop {
         let id = crate::store::container::new_id().or_fail(|| "cannot make a name")?;
         let number = |range| id.get(range).and_then(|d| usize::from_str_radix(d, 16).ok()).unwrap_or(0);

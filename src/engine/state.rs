@@ -53,21 +53,35 @@ pub fn lock(store: &Store, record: &ContainerRecord) -> Result<Lock> {
 pub fn find(store: &Store, name: &str) -> Result<ContainerRecord> {
     match store.find_container(name) {
         Err(StoreError::NotFound { .. }) => {
-            Err(EngineError::failed(format!("no container {name}")).advise("`mlfs ps -a` lists them"))
+            let error = EngineError::failed(format!("no container {name}")).advise("`mlfs ps -a` lists them");
+            let damaged = store.list_containers().map(|listing| listing.damaged).unwrap_or_default();
+            Err(match damaged.into_iter().next() {
+                // Nobody knows its name: it may be this one.
+                Some(damaged) => error.because(damaged.error),
+                None => error,
+            })
         }
+        Err(error @ StoreError::Damaged { .. }) => Err(EngineError::failed(format!("cannot use the container {name}"))
+            .because(error)
+            .advise(format!("mend its record, or remove the container with `mlfs rm {name}`"))),
         other => other.or_fail(|| format!("cannot find the container {name}")),
     }
 }
 
 /// The source that `mount` shows: it names the container, whatever it is called later.
 pub fn fsname(record: &ContainerRecord) -> String {
-    format!("mlfs-{}", record.id.chars().take(12).collect::<String>())
+    fsname_of(&record.id)
+}
+
+/// The source that `mount` shows for the container with this id.
+pub fn fsname_of(id: &str) -> String {
+    format!("mlfs-{}", id.chars().take(12).collect::<String>())
 }
 
 /// The container that is (or was, when its daemon died) mounted at a place.
 pub fn find_by_mountpoint(store: &Store, path: &Path) -> Result<Option<ContainerRecord>> {
     let place = mount::place_of(path)?;
-    let records = store.load_containers().or_fail(|| "cannot list the containers")?;
+    let records = store.list_containers().or_fail(|| "cannot list the containers")?.whole;
     let is_there = |r: &ContainerRecord| r.mounted.as_ref().is_some_and(|m| Path::new(&m.mountpoint) == place);
     // A dead one may have been at the place before the one that lives there.
     let mut dead = None;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::store::container::{OwnershipForm, new_id};
 use crate::store::volume::VolumeRecord;
-use crate::store::{Store, Wait};
+use crate::store::{Store, StoreError, Wait};
 
 use super::{EngineError, OrFail, Result, host, spec};
 
@@ -100,16 +100,24 @@ pub fn remove(store: &Store, name: &str) -> Result<()> {
         Err(e) => return Err(EngineError::failed(format!("cannot remove the volume {name}")).because(e)),
         Ok(lock) => lock,
     };
-    let Some(volume) = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))? else {
-        lock.remove().or_fail(|| "cannot unlock")?;
-        return Err(EngineError::failed(format!("no volume {name} in the store {}", store.root().display())));
+    let volume = match store.load_volume(name) {
+        Ok(Some(volume)) => Some(volume),
+        Ok(None) => {
+            lock.remove().or_fail(|| "cannot unlock")?;
+            return Err(EngineError::failed(format!("no volume {name} in the store {}", store.root().display())));
+        }
+        // Removing it is the way out.
+        Err(StoreError::Damaged { .. }) => None,
+        Err(error) => return Err(EngineError::failed(format!("cannot read the volume {name}")).because(error)),
     };
     let users = store.volume_users(name).or_fail(|| format!("cannot tell who uses the volume {name}"))?;
     if !users.is_empty() {
         return Err(EngineError::failed(format!("volume is in use - [{}]", users.join(", ")))
             .advise(format!("remove its containers first, then the volume {name}")));
     }
-    super::filling::forget(store, &volume)?;
+    if let Some(volume) = &volume {
+        super::filling::forget(store, volume)?;
+    }
     store.remove_volume(name).or_fail(|| format!("cannot remove the volume {name}"))?;
     lock.remove().or_fail(|| format!("cannot unlock the volume {name}"))
 }
@@ -171,13 +179,16 @@ impl Filter {
 
 /// The volumes that meet all filters.
 pub fn list(store: &Store, filters: &[Filter]) -> Result<Vec<VolumeRecord>> {
-    let containers = store.load_containers().or_fail(|| "cannot list the containers")?;
-    let volumes = store.load_volumes().or_fail(|| "cannot list the volumes")?;
+    let containers = store.list_containers().or_fail(|| "cannot list the containers")?.whole;
+    let volumes = store.list_volumes().or_fail(|| "cannot list the volumes")?;
+    for damaged in &volumes.damaged {
+        log::warn!("{}; `mlfs volume rm {}` removes the volume", damaged.error, damaged.id);
+    }
     let is_met = |v: &VolumeRecord| {
         let is_used = containers.iter().any(|c| c.is_using_volume(&v.name));
         filters.iter().all(|f| f.is_met(v, is_used))
     };
-    Ok(volumes.into_iter().filter(is_met).collect())
+    Ok(volumes.whole.into_iter().filter(is_met).collect())
 }
 
 /// What a prune removed.
@@ -191,6 +202,8 @@ pub struct Pruned {
 
 /// Removes the unused volumes that meet all filters: anonymous ones, and with `is_all` named ones too.
 pub fn prune(store: &Store, is_all: bool, filters: &[Filter]) -> Result<Pruned> {
+    // A container that cannot be read may use any volume.
+    store.load_containers().or_fail(|| "cannot tell which volumes are used")?;
     let mut pruned = Pruned::default();
     for volume in list(store, filters)? {
         if !(is_all || volume.is_anonymous) {
@@ -267,6 +280,30 @@ mod tests {
         with.name = Some("e".into());
         with.options.insert("device".into(), "/does/not/exist".into());
         assert_eq!(create(&store, &with).unwrap_err().class(), Class::Failed);
+    }
+
+    #[test]
+    fn a_damaged_volume_hides_no_other_and_can_be_removed() {
+        let (_dir, store) = store();
+        create(&store, &request("data", &[])).unwrap();
+        create(&store, &request("bad", &[])).unwrap();
+        std::fs::write(store.layout().volume("bad").join("volume.json"), "{").unwrap();
+        assert_eq!(list(&store, &[]).unwrap().len(), 1);
+        assert!(create(&store, &request("bad", &[])).is_err());
+        remove(&store, "bad").unwrap();
+        assert!(!store.layout().volume("bad").exists());
+    }
+
+    #[test]
+    fn a_damaged_container_keeps_every_volume() {
+        let (_dir, store) = store();
+        create(&store, &request("data", &[])).unwrap();
+        let bad = crate::store::container::tests::record("bad");
+        store.create_container(&bad).unwrap();
+        std::fs::write(store.container_dir(&bad.id).join("container.json"), "{").unwrap();
+        assert_eq!(list(&store, &[]).unwrap().len(), 1);
+        assert!(remove(&store, "data").is_err());
+        assert!(prune(&store, true, &[]).is_err());
     }
 
     #[test]

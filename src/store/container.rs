@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::ids::IdMap;
 
 use super::error::At;
-use super::{Lock, Store, StoreError, Wait, atomic, layout};
+use super::{Listing, Lock, Store, StoreError, Wait, atomic, layout};
 
 /// The upper in a container's folder.
 pub const UPPER: &str = "upper";
@@ -248,7 +248,7 @@ impl Store {
     /// Errors: `NameTaken` when another container has the name.
     pub fn create_container(&self, record: &ContainerRecord) -> Result<(), StoreError> {
         let _names = self.lock_record("names", "containers", Wait::Block)?;
-        if let Some(other) = self.load_containers()?.into_iter().find(|c| c.name == record.name) {
+        if let Some(other) = self.list_containers()?.whole.into_iter().find(|c| c.name == record.name) {
             return Err(StoreError::NameTaken {
                 kind: "container",
                 name: record.name.clone(),
@@ -276,39 +276,43 @@ impl Store {
         self.load_record(&self.container_dir(id).join(layout::CONTAINER_RECORD))
     }
 
-    /// All records, incomplete ones too, by name. A folder that vanishes meanwhile is passed over.
+    /// All records, incomplete ones too, by name; an error when one cannot be read.
     pub fn load_containers(&self) -> Result<Vec<ContainerRecord>, StoreError> {
-        let dir = self.layout().containers();
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::reading("list", &dir, e)),
-        };
-        let mut records = Vec::new();
-        for entry in entries {
-            let name = entry.reading("list", &dir)?.file_name();
-            if let Some(record) = name.to_str().map(|id| self.load_container(id)).transpose()?.flatten() {
-                records.push(record);
-            }
-        }
-        records.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(records)
+        self.list_containers()?.all()
+    }
+
+    /// All records, incomplete ones too, by name, and what is damaged among them.
+    pub fn list_containers(&self) -> Result<Listing<ContainerRecord>, StoreError> {
+        let mut listing: Listing<ContainerRecord> =
+            self.list_records(&self.layout().containers(), layout::CONTAINER_RECORD)?;
+        listing.whole.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
     }
 
     /// The container with this name, this id, or the only one whose id begins so (at least 6 digits).
+    ///
+    /// Errors: `NotFound`; `Damaged` when the id is that of a container whose record cannot be read.
     pub fn find_container(&self, name: &str) -> Result<ContainerRecord, StoreError> {
-        let not_found =
-            || StoreError::NotFound { kind: "container", name: name.to_owned(), path: self.root().to_owned() };
-        let records = self.load_containers()?;
-        if let Some(record) = records.iter().find(|r| !r.incomplete && (r.name == name || r.id == name)) {
+        let Listing { whole, damaged } = self.list_containers()?;
+        if let Some(record) = whole.iter().find(|r| !r.incomplete && (r.name == name || r.id == name)) {
             return Ok(record.clone());
         }
-        let is_prefix = |r: &ContainerRecord| name.len() >= 6 && !r.incomplete && r.id.starts_with(name);
-        let mut fitting = records.into_iter().filter(is_prefix);
+        let is_prefix = |id: &str| name.len() >= 6 && id.starts_with(name);
+        let whole = whole.into_iter().filter(|r| !r.incomplete && is_prefix(&r.id)).map(Ok);
+        let damaged = damaged.into_iter().filter(|d| is_prefix(&d.id)).map(|d| Err(d.error));
+        let mut fitting = whole.chain(damaged);
         match (fitting.next(), fitting.next()) {
-            (Some(record), None) => Ok(record),
-            _ => Err(not_found()),
+            (Some(found), None) => found,
+            _ => Err(StoreError::NotFound { kind: "container", name: name.to_owned(), path: self.root().to_owned() }),
         }
+    }
+
+    /// The id of the container whose record cannot be read and whose id is this or begins so (at least 6 digits).
+    pub fn find_damaged_container(&self, name: &str) -> Result<Option<String>, StoreError> {
+        if !matches!(self.find_container(name), Err(StoreError::Damaged { .. })) {
+            return Ok(None);
+        }
+        Ok(self.list_containers()?.damaged.into_iter().map(|d| d.id).find(|id| id.starts_with(name)))
     }
 
     /// Removes the folder, renamed away first. Call it under [`Store::lock_container`].
@@ -449,6 +453,27 @@ pub(crate) mod tests {
             makers.into_iter().filter(|_| true).map(|m| usize::from(m.join().unwrap())).sum::<usize>()
         });
         assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn a_damaged_record_hides_no_other() {
+        let (_dir, store) = store();
+        let one = record("one");
+        let bad = record("bad");
+        store.create_container(&one).unwrap();
+        store.create_container(&bad).unwrap();
+        fs::write(store.container_dir(&bad.id).join(layout::CONTAINER_RECORD), "{\"id\":").unwrap();
+        assert_eq!(store.find_container("one").unwrap(), one);
+        assert_eq!(store.find_container(&one.id[..12]).unwrap(), one);
+        assert!(store.find_container("bad").unwrap_err().is_not_found());
+        assert!(matches!(store.find_container(&bad.id[..12]), Err(StoreError::Damaged { .. })));
+        assert_eq!(store.find_damaged_container(&bad.id[..12]).unwrap(), Some(bad.id.clone()));
+        assert_eq!(store.find_damaged_container("one").unwrap(), None);
+        store.create_container(&record("two")).unwrap();
+        let listing = store.list_containers().unwrap();
+        assert_eq!((listing.whole.len(), listing.damaged.len()), (2, 1));
+        assert!(store.load_containers().is_err(), "who must know all is told");
+        assert!(store.volume_users("data").is_err());
     }
 
     #[test]

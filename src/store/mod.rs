@@ -63,6 +63,34 @@ struct Meta {
     incompatible: Vec<String>,
 }
 
+/// The records of one kind, and those among them that cannot be read: one of these must not hide the others.
+#[derive(Debug)]
+pub struct Listing<T> {
+    /// The records.
+    pub whole: Vec<T>,
+    /// What cannot be understood, by the names of the folders.
+    pub damaged: Vec<DamagedRecord>,
+}
+
+/// A record that cannot be read.
+#[derive(Debug)]
+pub struct DamagedRecord {
+    /// The name of its folder: a container's id, a volume's name.
+    pub id: String,
+    /// What is wrong with it.
+    pub error: StoreError,
+}
+
+impl<T> Listing<T> {
+    /// All records, for those who must know every one: an error when one cannot be read.
+    pub fn all(self) -> Result<Vec<T>, StoreError> {
+        match self.damaged.into_iter().next() {
+            None => Ok(self.whole),
+            Some(damaged) => Err(damaged.error),
+        }
+    }
+}
+
 /// A store.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -151,6 +179,26 @@ impl Store {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(StoreError::reading("read", path, e)),
         }
+    }
+
+    /// Reads the record of every folder in `dir`. A folder that vanishes meanwhile, or has no record, is passed over.
+    fn list_records<T: serde::de::DeserializeOwned>(&self, dir: &Path, record: &str) -> Result<Listing<T>, StoreError> {
+        let mut listing = Listing { whole: Vec::new(), damaged: Vec::new() };
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(listing),
+            Err(e) => return Err(StoreError::reading("list", dir, e)),
+        };
+        for entry in entries {
+            // Names that are not UTF-8 are none of ours.
+            let Ok(id) = entry.reading("list", dir)?.file_name().into_string() else { continue };
+            match self.load_record(&dir.join(&id).join(record)) {
+                Ok(found) => listing.whole.extend(found),
+                Err(error) => listing.damaged.push(DamagedRecord { id, error }),
+            }
+        }
+        listing.damaged.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(listing)
     }
 
     /// A staging folder that disappears when dropped.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::OwnershipForm;
 use super::error::At;
-use super::{Lock, Store, StoreError, Wait, atomic, layout, timestamp};
+use super::{Listing, Lock, Store, StoreError, Wait, atomic, layout, timestamp};
 
 /// `volume.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,23 +92,11 @@ impl Store {
         })
     }
 
-    /// All volumes, by name.
-    pub fn load_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
-        let dir = self.layout().volumes();
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::reading("list", &dir, e)),
-        };
-        let mut records = Vec::new();
-        for entry in entries {
-            let name = entry.reading("list", &dir)?.file_name();
-            if let Some(record) = name.to_str().map(|name| self.load_volume(name)).transpose()?.flatten() {
-                records.push(record);
-            }
-        }
-        records.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(records)
+    /// All volumes, by name, and what is damaged among them.
+    pub fn list_volumes(&self) -> Result<Listing<VolumeRecord>, StoreError> {
+        let mut listing: Listing<VolumeRecord> = self.list_records(&self.layout().volumes(), layout::VOLUME_RECORD)?;
+        listing.whole.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
     }
 
     /// Makes a volume that is not there yet, empty. Call it under [`Store::lock_volume`].
@@ -161,7 +149,7 @@ mod tests {
         store.create_container(&super::super::container::tests::record("user")).unwrap();
         assert_eq!(store.volume_users("data").unwrap(), ["user"]);
         store.remove_volume("data").unwrap();
-        assert!(store.load_volumes().unwrap().is_empty());
+        assert!(store.list_volumes().unwrap().whole.is_empty());
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
@@ -197,6 +200,27 @@ pub fn mounts() -> io::Result<Vec<MountInfo>> {
 /// The mount on top at `target`, if `target` is a mount point.
 pub fn mount_at(target: &Path) -> io::Result<Option<MountInfo>> {
     Ok(mounts()?.into_iter().rfind(|mount| mount.target == target))
+}
+
+/// How long another command may take between its look at a mountpoint and its mount there.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Claims a directory for a mount by the flock of the directory itself, so that of two commands that find it free one
+/// mounts, and the other one looks again. It is the same directory whoever mounts for whichever store; what is mounted
+/// over it has another lock. `ResourceBusy` when somebody goes on holding it. Drop the claim after mounting.
+pub fn claim_mountpoint(target: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(target, flags, Mode::empty())?;
+    let start = Instant::now();
+    loop {
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(dir),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if start.elapsed() < CLAIM_PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// How a mount stands at its place.
