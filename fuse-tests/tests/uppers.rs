@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Uppers that users name: what belongs to the user stays, and one upper has one mount.
 
+use std::process::Command;
+
 use fuse_tests::cli::{bare, run};
 use fuse_tests::driver::patiently;
 use fuse_tests::sandbox::unmount;
-use fuse_tests::world::{World, list, read, world, write};
+use fuse_tests::world::{World, eventually, list, needs_root, read, world, write};
 use rustix::fs::{AtFlags, CWD};
 
 fn linked(w: &World) -> String {
@@ -123,5 +125,25 @@ fn a_write_to_a_link_survives_though_another_name_went_while_open() {
         let stat = rustix::fs::statat(CWD, root.join("b"), AtFlags::SYMLINK_NOFOLLOW).expect("stat");
         assert_eq!(stat.st_nlink, 1);
         w.rm("box");
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_discards_nothing() {
+    world(|w| {
+        needs_root("only root may abort a connection by its number");
+        let layer = linked(w);
+        let root = w.mount("box", &["--rm", "--layer", &layer]);
+        write(root.join("keep"), "keep");
+        let minor = rustix::fs::minor(rustix::fs::stat(&root).expect("stat").st_dev);
+        let control = w.sandbox.dir("fusectl");
+        run(&w.sandbox, Command::new("mount").args(["-t", "fusectl", "none"]).arg(&control)).ok();
+        write(control.join(format!("{minor}/abort")), "1");
+        unmount(&control, false).expect("umount");
+        eventually("the daemon ends", || w.state("box").as_deref() != Some("mounted"));
+        assert_eq!(w.sandbox.mounts(), Vec::<std::path::PathBuf>::new());
+        w.mlfs().ok(["start", "box"]);
+        assert_eq!(read(root.join("keep")), "keep");
+        w.umount("box");
     });
 }
