@@ -27,7 +27,7 @@ use crate::sys::signal;
 
 use super::assemble::{self, Made};
 use super::control::ControlSocket;
-use super::daemon::{self, Duty, Outcome, Served};
+use super::daemon::{self, Duty, End, Outcome, Served};
 use super::ending::{Discard, clear_dead, clear_incomplete, finish};
 use super::load::Progress;
 use super::mount::{self, MountRequest, Plan};
@@ -402,12 +402,25 @@ impl Task<'_> {
         let (end, outcome) = daemon::run(self.fuse, self.fs, &duty, &mut usable)?;
         proc::set_umask(umask);
         log::info!("unmounted ({end:?})");
+        let was_cut = end == End::Unmounted && is_left(&duty.served, &self.record);
         if let Some(socket) = socket {
             socket.remove();
         }
-        let discard = if outcome == Outcome::Clean { Discard::AsRecorded } else { Discard::Never };
+        let discard = if outcome == Outcome::Clean && !was_cut { Discard::AsRecorded } else { Discard::Never };
         let finished = finish(self.store, &self.record.id, discard);
         drop(self.live);
         finished
     }
+}
+
+/// Is the mount still there although its session has ended (the connection was aborted)? Then that was no end that
+/// anybody asked for. What is left is detached; its source tells it from a mount that others have made there since.
+fn is_left(served: &Served, record: &ContainerRecord) -> bool {
+    let found = crate::sys::mount::mount_at(&served.target).ok().flatten();
+    if !found.is_some_and(|m| m.dev == served.dev && m.source == *fsname(record)) {
+        return false;
+    }
+    log::error!("the connection was cut while mounted: nothing is discarded");
+    daemon::clear_mount(&served.target, Some(served.dev));
+    true
 }

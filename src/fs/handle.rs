@@ -81,13 +81,14 @@ impl HandleTable {
         self.handles.get(&id.0).map(|handle| Arc::clone(&handle)).ok_or(FsError::BadHandle)
     }
 
-    /// A descriptor of the file of `node`, if it is open somewhere.
+    /// A descriptor of the file of `node`, if it is open somewhere. Looks through all open files.
     pub fn find_file(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
-        self.handles.iter().filter(|handle| Arc::ptr_eq(handle.node(), node)).find_map(|handle| {
-            match handle.content() {
-                Content::Writable(file) | Content::Readable(file) => Some(file),
-                Content::Layer(_) => None,
-            }
+        // Taken out first: no second lock while a guard of the table lives.
+        let of_node = |handle: &Arc<Handle>| Arc::ptr_eq(handle.node(), node).then(|| Arc::clone(handle));
+        let handles: Vec<Arc<Handle>> = self.handles.iter().filter_map(|handle| of_node(&handle)).collect();
+        handles.iter().find_map(|handle| match handle.content() {
+            Content::Writable(file) | Content::Readable(file) => Some(file),
+            Content::Layer(_) => None,
         })
     }
 

@@ -238,9 +238,12 @@ fn layer_links(branch: &Branch, lower: &Lower) -> Result<u32, FsError> {
     Ok(branch.layer(lower)?.attr(&lower.entry)?.nlink)
 }
 
+/// A directory's node, the directory of the upper that it is, and a name in it.
+type LinkInUpper = (Arc<Node>, Arc<Dir>, NameBuf);
+
 /// A name of a node in a directory of the upper, the newest first: the one whose parents were copied up, or the one it
 /// was moved to since. `None` for a node without a name.
-fn link_in_upper(node: &Node) -> Result<Option<(Arc<Node>, Arc<Dir>, NameBuf)>, FsError> {
+fn link_in_upper(node: &Node) -> Result<Option<LinkInUpper>, FsError> {
     let links = read(&node.state).links.clone();
     if links.is_empty() || node.is_removed() {
         return Ok(None);

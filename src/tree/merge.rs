@@ -195,11 +195,11 @@ impl Tree {
         let is_merged = sources.lowers.len() + usize::from(sources.upper.is_some()) > 1;
         let node = self.nodes().find_or_insert(parent.branch(), sources)?;
         node.gain_name(parent, name);
-        if let Some(place) = place {
-            if let Err(error) = renew_place(&node, place, name) {
-                self.nodes().forget(node.id(), 1);
-                return Err(error);
-            }
+        if let Some(place) = place
+            && let Err(error) = renew_place(&node, place, name)
+        {
+            self.nodes().forget(node.id(), 1);
+            return Err(error);
         }
         attr.ino = node.ino();
         if attr.kind == Kind::Dir && is_merged {
