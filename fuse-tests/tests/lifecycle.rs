@@ -322,7 +322,11 @@ fn umount_while_somebody_starts_it_again() {
         for _ in 0..6 {
             let is_over = AtomicBool::new(false);
             std::thread::scope(|scope| {
-                scope.spawn(|| while !is_over.load(Ordering::Relaxed) && w.mlfs().run(["start", "box"]).code != 0 {});
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) && w.mlfs().run(["start", "box"]).code != 0 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
                 let patience = Duration::from_secs(20);
                 let ended = run_for(&w.sandbox, w.mlfs().command().args(["umount", "box"]), patience);
                 if !ended.is_busy() {
@@ -470,6 +474,34 @@ fn a_damaged_mounted_container_goes_by_force() {
         w.retry_busy(&["rm", "-f", &id]).ok();
         assert!(!w.sandbox.mounts().contains(&root));
         assert_eq!(list(w.sandbox.path("store/containers")), Vec::<String>::new());
+    });
+}
+
+// The control socket lies in a folder of root's own, and the last one takes its folder along.
+#[test]
+fn control_sockets_leave_nothing() {
+    world(|w| {
+        app(w);
+        w.mount("box", &["app"]);
+        assert_eq!(list(w.sandbox.path("run/mlfs")).len(), 1);
+        w.umount("box");
+        assert!(!w.sandbox.path("run/mlfs").exists());
+        w.mlfs().ok(["start", "box"]);
+        kill(w.daemon("box"));
+        w.mlfs().ok(["umount", "box"]);
+        assert!(!w.sandbox.path("run/mlfs").exists(), "of a dead one too");
+        if identity() == Identity::Root {
+            run_for(
+                &w.sandbox,
+                w.mlfs().command().env_remove("XDG_RUNTIME_DIR").args(["start", "box"]),
+                Duration::from_secs(20),
+            )
+            .ok();
+            let id = w.mlfs().json(["inspect", "box"])[0]["Id"].as_str().expect("id").to_owned();
+            let record = read(w.sandbox.path("store/containers").join(id).join("container.json"));
+            assert!(record.contains("\"/run/mlfs/"), "{record}");
+            w.umount("box");
+        }
     });
 }
 

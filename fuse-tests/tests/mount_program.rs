@@ -197,6 +197,33 @@ fn the_callers_pipes_are_closed() {
     });
 }
 
+// Whoever walks to the mountpoint through the mount would wait for himself.
+#[test]
+fn the_mountpoint_lies_in_no_layer() {
+    world(|w| {
+        let d = dirs(w);
+        let inside = w.sandbox.dir("around/m").display().to_string();
+        let around = w.sandbox.path("around").display().to_string();
+        let [upper, work, lower] =
+            ["o/upper", "o/work", "o/lower"].map(|name| w.sandbox.dir(name).display().to_string());
+        for (options, kind) in [
+            (format!("lowerdir={around}"), "lowerdir"),
+            (format!("lowerdir={lower}:{around},upperdir={upper},workdir={work}"), "lowerdir"),
+            (format!("lowerdir={lower},upperdir={around},workdir={work}"), "upperdir"),
+            (format!("lowerdir={lower},upperdir={upper},workdir={around}"), "workdir"),
+        ] {
+            overlay(w, &["-o", &options, &inside]).fails_saying(1, kind);
+        }
+        assert_eq!(w.sandbox.mounts(), Vec::<std::path::PathBuf>::new());
+        // Upon a lower it may be mounted: the layer is what lies below.
+        let (options, target) = (format!("lowerdir={lower}"), &lower);
+        overlay(w, &["-o", &options, target]).ok();
+        assert_eq!(std::fs::read_dir(target).expect("list").count(), 0);
+        end(w, std::path::Path::new(target));
+        drop(d);
+    });
+}
+
 #[test]
 fn signals_unmount() {
     world(|w| {

@@ -438,6 +438,30 @@ fn configured_paths() {
     });
 }
 
+// Seen through the volume, the mount would contain itself, and whoever walks into it would wait for himself.
+#[test]
+fn a_volume_of_a_directory_around_the_mountpoint() {
+    world(|w| {
+        let mut layer = LayerSpec::new();
+        layer.file("f", "f");
+        w.load("app", &[layer]);
+        let around = w.sandbox.path("mnt");
+        w.target("box");
+        let device = format!("device={}", around.display());
+        w.mlfs().ok(["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "dev"]);
+        let outcome = w.try_mount("box", &["-v", "dev:/v", "app"]);
+        if outcome.code != 0 {
+            outcome.fails_saying(1, "contains the mountpoint");
+            return;
+        }
+        let walk = format!("find {} | wc -l", w.target("box").display());
+        let mut command = std::process::Command::new("timeout");
+        let found = fuse_tests::cli::run(&w.sandbox, command.args(["10", "sh", "-c", &walk])).ok();
+        assert!(found.trim().parse::<u32>().expect("number") < 10, "{found}");
+        w.umount("box");
+    });
+}
+
 #[test]
 fn filesystems_below_a_bind() {
     world(|w| {

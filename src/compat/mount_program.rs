@@ -23,6 +23,7 @@ use crate::fuse::{self, MountOptions};
 use crate::layer::Layer;
 use crate::layer::dir::{DirLayer, HostForm};
 use crate::sys::Dir;
+use crate::sys::dir::FileId;
 use crate::sys::inherited;
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::tree::{Base, BranchSpec};
@@ -83,7 +84,7 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
     let limit = proc::raise_nofile_limit();
     crate::sys::dir::set_cache_capacity(limit);
     proc::set_umask(0);
-    let spec = open(options)?;
+    let spec = open(options, &target)?;
     let fs = Arc::new(Fs::new(spec).or_fail(|| "cannot put the layers together")?);
     let fuse = fuse::mount(&target, &fuse_options(name, options))
         .or_fail(|| format!("cannot mount at {}", target.display()))?;
@@ -138,10 +139,11 @@ fn be_daemon(fuse: fuse::FuseMount, fs: Arc<Fs>, duty: &Duty<'_>, end: DaemonEnd
     std::process::exit(1)
 }
 
-/// Opens lowers, upper and work.
-fn open(options: &OverlayOptions) -> Result<FsSpec> {
+/// Opens lowers, upper and work; none of them may contain the mountpoint.
+fn open(options: &OverlayOptions, target: &Path) -> Result<FsSpec> {
     let open_dir =
         |path: &Path| open_path(path, OpenAs::Directory).or_fail(|| format!("cannot open {}", path.display()));
+    check_not_around(options, target)?;
     let upper = match (&options.upper, &options.work) {
         (Some(upper), Some(work)) => {
             let dir = open_dir(upper)?;
@@ -191,6 +193,25 @@ fn open(options: &OverlayOptions) -> Result<FsSpec> {
         is_shared: false,
     };
     Ok(FsSpec { root, mounts: Vec::new(), uids: options.uids.clone(), gids: options.gids.clone() })
+}
+
+/// Refuses a mountpoint inside of a directory that the mount shows or writes to: whoever walks into it there would wait
+/// for himself.
+fn check_not_around(options: &OverlayOptions, target: &Path) -> Result<()> {
+    let what = || format!("cannot mount at {}", target.display());
+    let place = Dir::from_fd(open_path(target, OpenAs::Path).or_fail(what)?).or_fail(what)?;
+    let around: Vec<FileId> = place.ancestry().or_fail(what)?.split_off(1);
+    let lowers = options.lowers.iter().map(|path| ("lowerdir", path));
+    let others = [("upperdir", &options.upper), ("workdir", &options.work)];
+    for (kind, path) in lowers.chain(others.iter().filter_map(|(kind, path)| Some((*kind, path.as_ref()?)))) {
+        let cannot_open = || format!("cannot open {}", path.display());
+        let dir = Dir::from_fd(open_path(path, OpenAs::Path).or_fail(cannot_open)?).or_fail(cannot_open)?;
+        if around.contains(&dir.id()) {
+            let what = format!("the mountpoint {} lies inside the {kind} {}", target.display(), path.display());
+            return Err(EngineError::failed(what).advise("choose another mountpoint"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses two directories of which one lies in the other: writes would land in a layer, or the user's files be taken

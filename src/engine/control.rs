@@ -2,8 +2,8 @@
 //! The control socket of a mounted container: where it is, who may speak, and the messages.
 //!
 //! The only file that names `bincode`. A message is a head (magic, version, length) and a bincode value; both sides
-//! refuse another version in words. The socket lies in `$XDG_RUNTIME_DIR/mlfs` or `/tmp/mlfs-UID`, never in the store
-//! (NFS, 108 bytes); only the mount's owner and root are heard.
+//! refuse another version in words. The socket lies in `$XDG_RUNTIME_DIR/mlfs`, for root in `/run/mlfs`, else below `/tmp`,
+//! never in the store (NFS, 108 bytes); only the mount's owner and root are heard.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+
+use crate::store::container::new_id;
+use crate::sys::proc;
 
 use super::{EngineError, OrFail, Result, host};
 
@@ -60,26 +63,27 @@ pub enum Answer {
     Failed(String),
 }
 
-/// The folder of sockets, made when missing: ours alone.
-fn socket_dir() -> Result<PathBuf> {
-    let mut last = EngineError::failed("there is no folder for control sockets");
+/// Where sockets may lie, best first. Records tell the path of each, so any folder will do that is ours alone.
+fn socket_dirs() -> Result<Vec<PathBuf>> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute());
+    let mut dirs: Vec<PathBuf> = runtime.map(|dir| dir.join("mlfs")).into_iter().collect();
+    if host::is_real_root() {
+        dirs.push("/run/mlfs".into());
+    }
     let uid = host::caller().0;
-    let mut candidates: Vec<PathBuf> = runtime.map(|dir| dir.join("mlfs")).into_iter().collect();
-    candidates.push(format!("/tmp/mlfs-{uid}").into());
-    // In a user namespace, uid 0 may find the folder of the real root at that name.
-    if let Ok(meta) = fs::metadata("/proc/self/ns/user") {
-        candidates.push(format!("/tmp/mlfs-{uid}-{}", meta.ino()).into());
-    }
-    for dir in candidates.into_iter().filter(|d| d.as_os_str().len() + 24 <= PATH_MAX) {
-        match own_dir(&dir, uid) {
-            Ok(()) => return Ok(dir),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    // Inode numbers of namespaces are given to others at once, so the name tells whose namespace it is.
+    let who = match (proc::is_initial_user_namespace(), fs::metadata("/proc/self/ns/user")) {
+        (false, Ok(meta)) => format!("{}-{uid}-{}", proc::outer_uid().unwrap_or(uid), meta.ino()),
+        _ => uid.to_string(),
+    };
+    dirs.push(format!("/tmp/mlfs-{who}").into());
+    // Anybody can make a folder of that name, and nobody one of this.
+    let chance: String = new_id().or_fail(|| "cannot name a folder")?.chars().take(8).collect();
+    dirs.push(format!("/tmp/mlfs-{who}-{chance}").into());
+    Ok(dirs)
 }
 
+/// Makes a folder of sockets when missing; it must be ours alone.
 fn own_dir(dir: &Path, uid: u32) -> Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -105,15 +109,43 @@ impl ControlSocket {
     /// Makes the socket of the container `id`. Call it while holding the container's liveness lock: what a dead
     /// daemon left at the path is removed.
     pub fn bind(id: &str) -> Result<Self> {
-        let name: String = id.chars().take(16).collect();
-        let path = socket_dir()?.join(name + ".sock");
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(EngineError::failed(format!("cannot remove {}", path.display())).because(e));
+        Self::bind_in(&socket_dirs()?, id)
+    }
+
+    fn bind_in(dirs: &[PathBuf], id: &str) -> Result<Self> {
+        let name = id.chars().take(16).collect::<String>() + ".sock";
+        let mut last = EngineError::failed("there is no folder for control sockets");
+        for dir in dirs.iter().filter(|dir| dir.as_os_str().len() + 1 + name.len() <= PATH_MAX) {
+            match Self::bind_at(dir, &name) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => {
+                    log::debug!("no control socket there: {error}");
+                    last = error;
+                }
             }
-            _ => {}
         }
-        let listener = UnixListener::bind(&path).or_fail(|| format!("cannot make the socket {}", path.display()))?;
+        Err(last)
+    }
+
+    fn bind_at(dir: &Path, name: &str) -> Result<Self> {
+        let uid = host::caller().0;
+        let path = dir.join(name);
+        let mut attempts = 0;
+        let listener = loop {
+            attempts += 1;
+            own_dir(dir, uid)?;
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(EngineError::failed(format!("cannot remove {}", path.display())).because(e));
+                }
+                _ => {}
+            }
+            match UnixListener::bind(&path) {
+                // Another daemon has just removed the folder with its own socket, which was the last one.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < 100 => {}
+                other => break other.or_fail(|| format!("cannot make the socket {}", path.display()))?,
+            }
+        };
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&path, mode).or_fail(|| format!("cannot close the socket {}", path.display()))?;
         listener.set_nonblocking(true).or_fail(|| "cannot listen")?;
@@ -146,9 +178,19 @@ impl ControlSocket {
 
     /// Removes the socket's name.
     pub fn remove(self) {
-        if let Err(e) = fs::remove_file(&self.path) {
-            log::debug!("cannot remove {}: {e}", self.path.display());
-        }
+        remove_socket(&self.path);
+    }
+}
+
+/// Removes the name of a socket, and its folder when it was the last one in it.
+pub fn remove_socket(path: &Path) {
+    if let Err(e) = fs::remove_file(path) {
+        log::debug!("cannot remove {}: {e}", path.display());
+    }
+    let Some(dir) = path.parent() else { return };
+    let is_ours = dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mlfs"));
+    if is_ours && let Err(e) = fs::remove_dir(dir) {
+        log::debug!("{} stays: {e}", dir.display());
     }
 }
 
@@ -229,6 +271,23 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(read_message::<Request>(&mut &bytes[..end]).is_err());
         }
+    }
+
+    #[test]
+    fn a_foreign_folder_is_passed_over_and_the_last_socket_takes_its_folder_along() {
+        let temp = tempfile::tempdir().unwrap();
+        let foreign = temp.path().join("mlfs-0");
+        fs::create_dir(&foreign).unwrap();
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).unwrap();
+        let own = temp.path().join("mlfs-0-chance");
+        let dirs = [foreign.clone(), own.clone()];
+        let sockets = ["a", "b"].map(|id| ControlSocket::bind_in(&dirs, id).unwrap());
+        assert!(sockets.iter().all(|socket| socket.path().starts_with(&own)));
+        for (socket, is_there_after) in sockets.into_iter().zip([true, false]) {
+            socket.remove();
+            assert_eq!(own.exists(), is_there_after);
+        }
+        assert!(foreign.exists());
     }
 
     #[test]

@@ -108,10 +108,8 @@ fn detach_dead(record: &ContainerRecord) -> Result<()> {
         }
         _ => {}
     }
-    if let Some(socket) = &mounted.socket
-        && let Err(e) = fs::remove_file(socket)
-    {
-        log::debug!("cannot remove {socket}: {e}");
+    if let Some(socket) = &mounted.socket {
+        control::remove_socket(Path::new(socket));
     }
     Ok(())
 }
@@ -137,7 +135,8 @@ pub fn clear_incomplete(store: &Store) -> Result<()> {
             _ => {}
         }
     }
-    store.clear_empty_containers().or_fail(|| "cannot clear folders of containers")
+    store.clear_empty_containers().or_fail(|| "cannot clear folders of containers")?;
+    store.clear_leftovers().or_fail(|| "cannot clear what dead processes left")
 }
 
 /// How `umount` goes about it.

@@ -19,8 +19,9 @@ use super::error::{At, StoreError};
 /// After an error the old file is still whole (if only the last sync failed, either file may be there after a crash).
 pub fn replace(staging: &Path, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let target = dir.join(name);
-    let aside = staging.join(fresh_name(name));
-    let written = write_synced(&aside, bytes).and_then(|()| fs::rename(&aside, &target).writing("write", &target));
+    let (aside, mut file) = create_aside(staging, name)?;
+    let written = write_synced(&mut file, &aside, bytes);
+    let written = written.and_then(|()| fs::rename(&aside, &target).writing("write", &target));
     if let Err(error) = written {
         if let Err(e) = fs::remove_file(&aside)
             && e.kind() != std::io::ErrorKind::NotFound
@@ -32,8 +33,21 @@ pub fn replace(staging: &Path, dir: &Path, name: &str, bytes: &[u8]) -> Result<(
     sync_dir(dir)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = File::create_new(path).writing("create", path)?;
+/// A new file in `staging`, flocked: one whose lock can be had was left by a dead process.
+fn create_aside(staging: &Path, name: &str) -> Result<(PathBuf, File), StoreError> {
+    loop {
+        let path = staging.join(fresh_name(name));
+        let file = File::create_new(&path).writing("create", &path)?;
+        // Between the two calls another process may take the file for an abandoned one and remove it.
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_at(&file, &path) => return Ok((path, file)),
+            Ok(()) | Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).writing("lock", &path),
+        }
+    }
+}
+
+fn write_synced(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     file.write_all(bytes).writing("write", path)?;
     file.sync_all().writing("sync", path)
 }
@@ -97,25 +111,17 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes the staging folders of dead processes. What cannot be removed is left for the next time.
-fn clear_abandoned(staging: &Path) -> Result<(), StoreError> {
+/// Removes the staging folders and files of dead processes. What cannot be removed is left for the next time.
+pub(super) fn clear_abandoned(staging: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(staging).reading("list", staging)? {
         let path = entry.reading("list", staging)?.path();
-        let Ok(dir) = File::open(&path) else { continue };
-        if !dir.metadata().is_ok_and(|m| m.is_dir()) {
-            // A file of `replace`, left by a crash (a live one exists for milliseconds).
-            let age = dir.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
-            if age.is_some_and(|a| a.as_secs() > 3600)
-                && let Err(e) = fs::remove_file(&path)
-            {
-                log::debug!("cannot remove {}: {e}", path.display());
-            }
+        let Ok(file) = File::open(&path) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &path) {
             continue;
         }
-        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && is_at(&dir, &path)
-            && let Err(e) = fs::remove_dir_all(&path)
-        {
+        let is_dir = file.metadata().is_ok_and(|meta| meta.is_dir());
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(e) = removed {
             log::debug!("cannot remove {}: {e}", path.display());
         }
     }
@@ -144,8 +150,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = StagingDir::new(dir.path(), "live").unwrap();
         fs::create_dir(dir.path().join("dead")).unwrap();
+        fs::write(dir.path().join("oci-layout.1.2.3"), "x").unwrap();
+        let (aside, file) = create_aside(dir.path(), "live").unwrap();
         let other = StagingDir::new(dir.path(), "other").unwrap();
         assert!(live.path().exists() && other.path().exists() && !dir.path().join("dead").exists());
+        assert!(aside.exists() && !dir.path().join("oci-layout.1.2.3").exists());
+        drop(file);
+        fs::remove_file(aside).unwrap();
         drop((live, other));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

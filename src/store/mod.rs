@@ -207,6 +207,31 @@ impl Store {
         StagingDir::new(&self.layout.staging(), hint)
     }
 
+    /// Removes what dead processes left: staged files and folders, and locks of records that are gone.
+    pub fn clear_leftovers(&self) -> Result<(), StoreError> {
+        self.check_writable()?;
+        atomic::clear_abandoned(&self.layout.staging())?;
+        let locks = self.layout.locks();
+        for entry in fs::read_dir(&locks).reading("list", &locks)? {
+            let entry = entry.reading("list", &locks)?;
+            let name = entry.file_name();
+            let record = match name.to_str().and_then(|name| name.split_once('-')) {
+                Some(("container", id)) => self.layout.container(id),
+                Some(("volume", name)) => self.layout.volume(name),
+                _ => continue,
+            };
+            let is_gone = || fs::symlink_metadata(&record).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+            // Who makes a record holds its lock before the record is there.
+            if is_gone()
+                && let Ok(lock) = Lock::take(&entry.path(), Mode::Exclusive, Wait::Try)
+                && is_gone()
+            {
+                lock.remove()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a tree of this store: first renamed to `trash/`, so that it is gone at once and never half there.
     /// What a crash leaves in the trash is removed by the next call.
     pub fn discard(&self, path: &Path) -> Result<(), StoreError> {
@@ -387,6 +412,23 @@ mod tests {
         let file = dir.path().join("passwd");
         assert!(Store::open(&file, Access::Write).is_err());
         assert!(chain(&Store::open(Path::new("/proc/x"), Access::Write).unwrap_err()).contains("/proc"));
+    }
+
+    #[test]
+    fn locks_of_what_is_gone_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        fs::create_dir(store.layout().volume("there")).unwrap();
+        for (kind, id) in [("container", "gone"), ("volume", "gone"), ("volume", "there"), ("names", "containers")] {
+            drop(store.lock_record(kind, id, Wait::Try).unwrap());
+        }
+        let _held = store.lock_record("container", "held", Wait::Try).unwrap();
+        store.clear_leftovers().unwrap();
+        let names =
+            fs::read_dir(store.layout().locks()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with("store")).collect();
+        names.sort();
+        assert_eq!(names, ["container-held", "names-containers", "volume-there"]);
     }
 
     #[test]

@@ -126,6 +126,20 @@ pub fn is_real_root() -> bool {
     euid() == 0 && is_initial_user_namespace()
 }
 
+/// Our effective user id as the parent of this user namespace knows it; `None` when it is not mapped.
+pub fn outer_uid() -> Option<u32> {
+    outer_id(&std::fs::read_to_string("/proc/self/uid_map").ok()?, euid())
+}
+
+fn outer_id(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (inner, outer, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = id.checked_sub(inner).filter(|offset| *offset < count)?;
+        outer.checked_add(offset)
+    })
+}
+
 /// How many user ids exist in this namespace (4294967295 in the initial one).
 pub fn count_user_ids() -> u64 {
     std::fs::read_to_string("/proc/self/uid_map")
@@ -136,4 +150,19 @@ pub fn count_user_ids() -> u64 {
 /// The process's file mode creation mask, set to `mask`; the old one.
 pub fn set_umask(mask: u32) -> u32 {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask)).as_raw_mode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_in_a_map() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(
+            [0, 1, 65_536, 65_537].map(|id| outer_id(map, id)),
+            [Some(1000), Some(100_000), Some(165_535), None]
+        );
+        assert_eq!(outer_id("0 0 4294967295", 7), Some(7));
+    }
 }
