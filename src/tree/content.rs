@@ -31,10 +31,15 @@ impl Tree {
             (state.upper.clone(), state.face().cloned())
         };
         let (mark, first) = match (place, branch.upper(), &face) {
-            (Some(place), Some(upper), _) => match upper.reader().metacopy_at(&place)? {
-                None => return Ok(Whereabouts::Upper),
-                Some(mark) => (mark, 0),
-            },
+            (Some(_), Some(upper), _) if upper.is_plain() => return Ok(Whereabouts::Upper),
+            (Some(_), Some(upper), _) => {
+                // Not by name: another file's mark, or its absence, would be believed for as long as the node lives.
+                let place = self.hold(node)?.ok_or(FsError::Stale)?;
+                match upper.reader().metacopy_at(&place)? {
+                    None => return Ok(Whereabouts::Upper),
+                    Some(mark) => (mark, 0),
+                }
+            }
             (_, _, Some(face)) => match branch.layer(face)?.metacopy(&face.entry)? {
                 None => return Ok(Whereabouts::Below(face.clone())),
                 Some(mark) => (mark, face.layer + 1),

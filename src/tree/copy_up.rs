@@ -47,11 +47,12 @@ impl Tree {
         let _copying = lock(&node.copy_up);
         if let Some(place) = Tree::upper_place(node) {
             if needs_content && let Whereabouts::Below(lower) = self.content(node)? {
-                let attr = branch.attr_in_upper(&place)?;
+                let held = self.hold(node)?.ok_or(FsError::Stale)?;
+                let attr = branch.attr_in_upper(&held)?;
                 let layer = &**branch.layer(&lower)?;
                 let content = Some((layer, &lower.entry));
                 let source = Source { layer, entry: &lower.entry, attr: &attr, number: node.ino(), content, path: &[] };
-                upper.complete(source, &place, extent)?;
+                upper.complete(source, &held, extent)?;
                 write(&node.state).content = Some(Whereabouts::Upper);
             }
             return Ok(Writable { place });
