@@ -213,6 +213,10 @@ fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()>
     }
     asked.wait(if how == How::Lazy { Some(Duration::from_secs(1)) } else { None })?;
     asked.wait_for_process();
+    let now = store.load_container(&record.id).or_fail(|| "cannot read the container's record")?;
+    if how == How::WhenIdle && now.is_some_and(|now| now.mounted == record.mounted) {
+        log::warn!("the record of {} could not be brought up to date: the container is shown as dead", record.name);
+    }
     Ok(())
 }
 
