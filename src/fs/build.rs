@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use super::lookup::Follow;
+use super::lookup::{Follow, split};
 use super::{Fs, FsSpec, MountAt};
 use crate::model::attr::Kind;
-use crate::model::ids::NodeId;
 use crate::model::{FsError, Name};
 use crate::sys::proc;
 use crate::tree::{Base, Node, Tree};
@@ -173,15 +172,6 @@ impl Fs {
         }
         Ok(done)
     }
-
-    /// Is the id one that the kernel always knows?
-    pub fn is_root(id: NodeId) -> bool {
-        id == NodeId::ROOT
-    }
-}
-
-fn split(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
 }
 
 pub(super) fn join(parts: &[Vec<u8>]) -> Vec<u8> {

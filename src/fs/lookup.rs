@@ -120,6 +120,6 @@ impl Fs {
 }
 
 /// The components of a path, the first one last.
-fn split(path: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
 }

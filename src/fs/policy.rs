@@ -30,8 +30,6 @@ pub struct Caching {
     pub negative: Duration,
     /// Does cached data outlive an open?
     pub keeps_data: bool,
-    /// May link targets be cached?
-    pub keeps_links: bool,
 }
 
 /// The caching of a branch. `has_number`: the node's id is its inode number; otherwise its attributes are asked for,
@@ -43,15 +41,10 @@ pub fn caching(profile: Profile, has_number: bool) -> Caching {
             attr: if has_number { ENDLESS } else { Duration::ZERO },
             negative: ENDLESS,
             keeps_data: true,
-            keeps_links: true,
         },
-        Profile::Shared => Caching {
-            entry: Duration::ZERO,
-            attr: Duration::ZERO,
-            negative: Duration::ZERO,
-            keeps_data: false,
-            keeps_links: false,
-        },
+        Profile::Shared => {
+            Caching { entry: Duration::ZERO, attr: Duration::ZERO, negative: Duration::ZERO, keeps_data: false }
+        }
     }
 }
 

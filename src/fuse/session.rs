@@ -34,9 +34,4 @@ impl Session {
     pub fn wait(self) -> io::Result<()> {
         self.background.join()
     }
-
-    /// Has it ended?
-    pub fn is_over(&self) -> bool {
-        self.background.guard.is_finished()
-    }
 }

@@ -289,11 +289,6 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Ends a FUSE connection whatever is open (fusectl); needs the mount's owner or root, and fusectl mounted.
-pub fn abort_connection(minor: u32) -> io::Result<()> {
-    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), b"1")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
