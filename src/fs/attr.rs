@@ -96,7 +96,9 @@ impl Fs {
             Some(_) => Extent::Whole,
         };
         // Ids that have no place in the map are refused before anything changes.
-        self.changed_stat(Stat::of(&self.stored_attr(&node)?), set)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            self.changed_stat(Stat::of(&self.stored_attr(&node)?), set)?;
+        }
         let place = self.reach_writable(&node, extent)?;
         let upper = branch.writable_upper()?;
         if let Some(size) = set.size {
