@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod io;
 pub mod lookup;
 pub mod policy;
+mod privilege;
 pub mod read_dir;
 pub mod remove;
 pub mod rename;

@@ -467,13 +467,23 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         let mode = match flags {
             libc::XATTR_CREATE => SetMode::Create,
             libc::XATTR_REPLACE => SetMode::Replace,
             _ => SetMode::Any,
         };
-        reply_empty(reply, self.call("setxattr", |fs| fs.setxattr(node(ino), name.as_bytes(), value, mode)));
+        let result = self.call("setxattr", |fs| fs.setxattr(caller(request), node(ino), name.as_bytes(), value, mode));
+        reply_empty(reply, result);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
