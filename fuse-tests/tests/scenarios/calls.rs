@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! System calls beside the everyday ones, each answered as the host's own filesystem answers it.
 
+use fuse_tests::identity::Identity;
 use fuse_tests::{Scene, scenarios};
 
 fn paths(s: &mut Scene) {
@@ -143,9 +144,178 @@ for number in (0x80086601, 0x80087601, 0x801c581f, 0x40049409):
     t('ioctl', lambda: fcntl.ioctl(fd, number, b'0' * 64))
 t('handle', lambda: call('name_to_handle_at', -100, 'f', struct.pack('=Ii', 128, 0) + bytes(128), bytes(8), 0))
 ";
-        let printed = s.python(script).ok();
-        println!("{printed}");
+        assert_eq!(s.python(script).ok(), "ioctl ENOTTY\nioctl ENOTTY\nioctl ENOTTY\nioctl EBADF\nhandle 0");
     }
 }
 
-scenarios! { paths, symlinks, status, ioctls_and_handles }
+fn opening(s: &mut Scene) {
+    s.layer(|l| {
+        l.file("lower", "lower");
+        l.file("run", std::fs::read("/bin/true").expect("a program")).mode(0o755);
+        l.dir("d/e");
+        l.file("d/e/f", "deep");
+        l.symlink("d/up", "../lower");
+        l.symlink("d/abs", "/etc/passwd");
+    });
+    s.mount();
+    let script = "
+def openat2(path, flags=0, resolve=0, mode=0, at=None):
+    how = struct.pack('=QQQ', flags, mode, resolve)
+    fd = call('syscall', 437, at if at is not None else -100, path, how, 24)
+    os.close(fd)
+    return 'opened'
+NO_XDEV, NO_MAGIC, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 1, 2, 4, 8, 16, 32
+d = os.open('d', os.O_RDONLY)
+for path in ('lower', 'd/up', 'd/abs', 'd/e/f', 'd/e/../../lower', '/etc', 'missing'):
+    for resolve in (0, NO_XDEV, NO_SYMLINKS, BENEATH, IN_ROOT, NO_MAGIC):
+        t('openat2 %s %d' % (path, resolve), lambda: openat2(path, resolve=resolve))
+t('beneath', lambda: openat2('e/f', resolve=BENEATH, at=d))
+t('beneath', lambda: openat2('../lower', resolve=BENEATH, at=d))
+t('in root', lambda: openat2('../e/f', resolve=IN_ROOT, at=d))
+t('in root', lambda: openat2('abs', resolve=IN_ROOT, at=d))
+t('mode', lambda: openat2('new', os.O_CREAT | os.O_WRONLY, mode=0o644))
+t('bad mode', lambda: openat2('new', os.O_WRONLY, mode=0o644))
+# A running program cannot be written, a file that is written cannot be run.
+p = subprocess.Popen(['sleep', '0'])
+p.wait()
+put('sleep', content('/bin/sleep')); os.chmod('sleep', 0o755)
+p = subprocess.Popen(['./sleep', '100'])
+t('write running', lambda: os.open('sleep', os.O_WRONLY))
+t('truncate running', lambda: os.truncate('sleep', 0))
+t('append running', lambda: os.open('sleep', os.O_WRONLY | os.O_APPEND))
+t('unlink running', lambda: os.unlink('sleep'))
+p.kill(); p.wait()
+w = os.open('run', os.O_WRONLY)
+t('run while written', lambda: subprocess.call(['./run']))
+os.close(w)
+t('run', lambda: subprocess.call(['./run']))
+os.chmod('run', 0o644)
+t('run 0644', lambda: subprocess.call(['./run']) if os.getuid() else 'EACCES')
+fd = os.open('lower', os.O_PATH)
+t('through /proc', lambda: content('/proc/self/fd/%d' % fd))
+t('write through /proc', lambda: put('/proc/self/fd/%d' % fd, b'changed'))
+t('changed', lambda: content('lower'))
+r = os.open('lower', os.O_RDONLY)
+os.unlink('lower')
+t('unlinked through /proc', lambda: content('/proc/self/fd/%d' % r))
+t('readlink', lambda: os.readlink('/proc/self/fd/%d' % r).endswith('/lower (deleted)'))
+t('noatime', lambda: os.close(os.open('run', os.O_RDONLY | os.O_NOATIME)))
+t('sync', lambda: os.close(os.open('run', os.O_RDWR | os.O_SYNC)))
+t('nonblock', lambda: os.read(os.open('run', os.O_RDONLY | os.O_NONBLOCK), 0))
+t('excl without creat', lambda: os.close(os.open('run', os.O_RDONLY | os.O_EXCL)))
+t('trunc readonly', lambda: (os.close(os.open('run', os.O_RDONLY | os.O_TRUNC)), os.stat('run').st_size))
+t('rdwr 3', lambda: os.close(os.open('run', 3)))
+";
+    s.as_on_host(script);
+}
+
+// No unnamed files: programs see the same as on NFS, and take a name instead, as O_TMPFILE's own manual says.
+fn unnamed_files(s: &mut Scene) {
+    s.layer(|l| {
+        l.dir("d");
+    });
+    s.mount();
+    let script = "
+import tempfile
+t('O_TMPFILE', lambda: bool(os.open('d', os.O_TMPFILE | os.O_RDWR)))
+with tempfile.TemporaryFile(dir='d') as f:
+    f.write(b'works'); f.flush(); f.seek(0)
+    t('TemporaryFile', lambda: (f.read(), os.fstat(f.fileno()).st_nlink))
+t('left', lambda: os.listdir('d'))
+";
+    let printed = s.python(script).ok();
+    let unnamed = if s.driver.is_mlfs() { "O_TMPFILE ENOTSUP" } else { "O_TMPFILE True" };
+    s.is_not_judged("the directory's time tells that a name was there");
+    assert_eq!(printed, format!("{unnamed}\nTemporaryFile (b'works', 0)\nleft []"));
+}
+
+// A directory of 300 names, some long, read with buffers that hold one or two.
+fn listing_with_small_buffers(s: &mut Scene) {
+    s.layer(|l| {
+        for number in 0..150 {
+            l.file(format!("d/{number}-{}", "n".repeat(number)), "");
+        }
+    });
+    s.mount();
+    let script = "
+for number in range(150): put('d/new%d' % number, b'')
+def names(size):
+    fd, found, types = os.open('d', os.O_RDONLY), [], set()
+    buffer = ctypes.create_string_buffer(size)
+    while True:
+        n = call('syscall', 217, fd, buffer, size)
+        if not n: break
+        at, raw = 0, buffer.raw
+        while at < n:
+            length, kind = struct.unpack_from('<HB', raw, at + 16)
+            found.append(raw[at + 19:at + length].split(b'\\0')[0])
+            types.add(kind)
+            at += length
+    os.close(fd)
+    return len(found), len(set(found)), sorted(found) == sorted(os.listdir(b'd') + [b'.', b'..']), sorted(types)
+for size in (280, 300, 512, 4096, 1 << 20):
+    t(size, lambda: names(size))
+for size in (0, 1, 23):
+    t(size, lambda: names(size))
+t('not a directory', lambda: call('syscall', 217, os.open('d/new1', os.O_RDONLY), ctypes.create_string_buffer(512), 512))
+";
+    s.as_on_host(script);
+}
+
+fn noticed(s: &mut Scene) {
+    s.layer(|l| {
+        l.file("d/lower", "l");
+    });
+    s.mount();
+    let script = "
+fd = call('inotify_init1', os.O_NONBLOCK)
+watch = call('inotify_add_watch', fd, 'd', 0xfff)
+file = call('inotify_add_watch', fd, 'd/lower', 0xfff)
+def events():
+    try: raw, at, found = os.read(fd, 65536), 0, []
+    except BlockingIOError: return []
+    while at < len(raw):
+        wd, mask, cookie, length = struct.unpack_from('=iIII', raw, at)
+        found.append(('dir' if wd == watch else 'file', hex(mask), bool(cookie), raw[at + 16:at + 16 + length].rstrip(b'\\0')))
+        at += 16 + length
+    return found
+for label, change in (('create', lambda: put('d/new', b'x')), ('read', lambda: content('d/lower')),
+                      ('write', lambda: put('d/lower', b'longer', 'ab')), ('chmod', lambda: os.chmod('d/lower', 0o600)),
+                      ('rename', lambda: os.rename('d/new', 'd/moved')), ('mkdir', lambda: os.mkdir('d/sub')),
+                      ('link', lambda: os.link('d/moved', 'd/linked')), ('rmdir', lambda: os.rmdir('d/sub')),
+                      ('unlink', lambda: os.unlink('d/moved')), ('utime', lambda: os.utime('d/lower')),
+                      ('truncate', lambda: os.truncate('d/lower', 1)), ('out', lambda: os.rename('d/linked', 'out')),
+                      ('last', lambda: os.unlink('d/lower'))):
+    change()
+    t(label, events)
+";
+    s.as_on_host(script);
+}
+
+fn another_root(s: &mut Scene) {
+    s.skip_when(s.identity == Identity::User, "needs root: chroot");
+    s.layer(|l| {
+        l.file("etc/name", "inside");
+        l.symlink("abs", "/etc/name");
+        l.symlink("out", "../../../../../../../etc/name");
+    });
+    s.mount();
+    let script = "
+pid = os.fork()
+if not pid:
+    os.chroot('.'); os.chdir('/')
+    t('absolute', lambda: content('/abs'))
+    t('out', lambda: content('/out'))
+    t('dotdot', lambda: sorted(os.listdir('..')))
+    t('write', lambda: (put('/etc/new', b'x'), content('/etc/new')))
+    t('cwd', lambda: os.getcwd())
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(pid, 0)
+";
+    s.as_on_host(script);
+}
+
+scenarios! {
+    paths, symlinks, status, ioctls_and_handles, opening, unnamed_files, listing_with_small_buffers, noticed, another_root,
+}

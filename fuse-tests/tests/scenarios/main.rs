@@ -2,6 +2,7 @@
 //! The same scenarios on kernel overlayfs, fuse-overlayfs and mlfs in its three forms.
 
 mod acl;
+mod append;
 mod calls;
 mod copy_up;
 mod io;
