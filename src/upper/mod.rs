@@ -11,7 +11,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::layer::dir::{DirLayer, HostForm};
 use crate::model::{FsError, Name};
@@ -124,6 +124,11 @@ impl Upper {
     /// How owners are held.
     pub fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    /// Is any hard-link group of the layers recorded as copied up?
+    pub fn has_link_groups(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.has_links.load(Ordering::Relaxed))
     }
 
     /// Is it a plain directory that others may change, rather than an upper over layers?
