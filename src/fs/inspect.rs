@@ -87,7 +87,7 @@ impl Fs {
 
     /// Has a file of a layer with several names been changed? Then names that the upper does not hold lead to it too.
     pub fn has_link_groups(&self) -> bool {
-        self.tree.root().branch().upper().is_some_and(Upper::has_link_groups)
+        self.tree.root().branch().upper().is_some_and(Upper::has_records)
     }
 
     /// Everything the upper of the root branch has changed, sorted by path bytewise; changed parents are included, as
