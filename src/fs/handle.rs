@@ -24,17 +24,45 @@ pub enum Content {
     Layer(Arc<Body>),
 }
 
+impl Content {
+    /// The host's file that holds the content; `None` where no single file does.
+    pub fn file(&self) -> Option<&OwnedFd> {
+        match self {
+            Content::Writable(file) | Content::Readable(file) => Some(file),
+            Content::Layer(body) => match &**body {
+                Body::File(file) => Some(file),
+                Body::Bytes(_) => None,
+            },
+        }
+    }
+}
+
+/// Who reads and writes the content of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// We do, for the kernel's cache.
+    Ours,
+    /// The kernel, straight on its backing file.
+    Passed,
+}
+
 /// An open file.
 #[derive(Debug)]
 pub struct Handle {
     node: Arc<Node>,
     content: RwLock<Content>,
+    io: Io,
 }
 
 impl Handle {
     /// A handle of `node` on `content`.
-    pub fn new(node: Arc<Node>, content: Content) -> Self {
-        Handle { node, content: RwLock::new(content) }
+    pub fn new(node: Arc<Node>, content: Content, io: Io) -> Self {
+        Handle { node, content: RwLock::new(content), io }
+    }
+
+    /// Who reads and writes it.
+    pub fn io(&self) -> Io {
+        self.io
     }
 
     /// The file.
@@ -93,8 +121,8 @@ impl HandleTable {
     }
 
     /// The file was closed.
-    pub fn remove(&self, id: HandleId) {
-        self.handles.remove(&id.0);
+    pub fn remove(&self, id: HandleId) -> Option<Arc<Handle>> {
+        self.handles.remove(&id.0).map(|(_, handle)| handle)
     }
 
     /// How many files are open.

@@ -44,6 +44,10 @@ impl Tree {
         {
             return Ok(Writable { place });
         }
+        if node.kind() == Kind::File && super::patience::is_hurried() {
+            // Even a small one is synced, which may take as long as everything else that is being written.
+            return Err(FsError::MustWait { ino: node.ino() });
+        }
         let _copying = lock(&node.copy_up);
         if let Some(place) = Tree::upper_place(node) {
             if needs_content && let Whereabouts::Below(lower) = self.content(node)? {

@@ -55,11 +55,11 @@ pub struct State {
     pub is_removed: bool,
     pub(super) keys: Vec<Key>,
     /// The nodes by which the kernel knows it, the one that look-ups lead to last.
-    homes: Vec<NodeValue>,
+    pub(super) homes: Vec<NodeValue>,
 }
 
 /// A node's number and serial.
-type NodeValue = (u64, u64);
+pub(super) type NodeValue = (u64, u64);
 
 /// Where the content of a regular file lies.
 #[derive(Clone, Debug)]
