@@ -84,8 +84,7 @@ impl Fs {
         transport: &dyn Transport,
     ) -> Result<(EntryOut, Opened), FsError> {
         let Made { node, attr, file } = self.make_in(caller, parent, name, new)?;
-        let opened =
-            file.ok_or(FsError::Stale).and_then(|file| self.insert_created(&node, file, flags, transport));
+        let opened = file.ok_or(FsError::Stale).and_then(|file| self.insert_created(&node, file, flags, transport));
         match opened {
             Ok(opened) => Ok((self.entry(&node, attr), opened)),
             Err(error) => {

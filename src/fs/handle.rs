@@ -112,7 +112,8 @@ impl HandleTable {
     /// A descriptor of the file of `node`, if it is open somewhere. Looks through all open files.
     pub fn find_file(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
         // Taken out first: no second lock while a guard of the table lives.
-        let of_node = |handle: &Arc<Handle>| Arc::ptr_eq(handle.node().inode(), node.inode()).then(|| Arc::clone(handle));
+        let of_node =
+            |handle: &Arc<Handle>| Arc::ptr_eq(handle.node().inode(), node.inode()).then(|| Arc::clone(handle));
         let handles: Vec<Arc<Handle>> = self.handles.iter().filter_map(|handle| of_node(&handle)).collect();
         handles.iter().find_map(|handle| match handle.content() {
             Content::Writable(file) | Content::Readable(file) => Some(file),

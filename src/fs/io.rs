@@ -9,9 +9,9 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use super::Fs;
 use super::handle::{Content, Handle, Io};
 use crate::layer::Body;
+use crate::model::FsError;
 use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
-use crate::model::FsError;
 use crate::sys::{Place, data};
 use crate::tree::{Tree, Whereabouts};
 
@@ -158,5 +158,4 @@ impl Fs {
         };
         Ok(rustix::fs::copy_file_range(file, Some(&mut at), &*target, Some(&mut to_at), length)?)
     }
-
 }

@@ -87,8 +87,7 @@ impl Shared {
                 continue;
             }
             queues.idle += 1;
-            let (mut queues, waited) =
-                self.wake.wait_timeout(queues, IDLE).unwrap_or_else(PoisonError::into_inner);
+            let (mut queues, waited) = self.wake.wait_timeout(queues, IDLE).unwrap_or_else(PoisonError::into_inner);
             queues.idle -= 1;
             if waited.timed_out() && queues.ready.is_empty() {
                 queues.threads -= 1;

@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig,
-    LockOwner, OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::create::NewNode;
@@ -39,7 +38,7 @@ pub use io_choice::IoChoice;
 pub use mount::{FuseMount, MountError, MountOptions, mount};
 pub use session::{IoMeter, Session};
 
-use backing::{OpensBacking, Opener};
+use backing::{Opener, OpensBacking};
 use convert::{entry_attr, file_attr, file_type, set_time};
 use server::Server;
 
@@ -334,9 +333,8 @@ impl Filesystem for Adapter {
 
     fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let newname = newname.to_owned();
-        let run = move |server: &Server, _: &ReplyEntry| {
-            server.fs.link(node(ino), node(newparent), Name::from_os(&newname)?)
-        };
+        let run =
+            move |server: &Server, _: &ReplyEntry| server.fs.link(node(ino), node(newparent), Name::from_os(&newname)?);
         self.server.answer("link", reply, run, |_, reply, result| reply_entry(reply, result));
     }
 

@@ -132,7 +132,9 @@ pub fn is_administrator() -> bool {
     is_initial_user_namespace()
         && std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
             let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-            effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+            effective
+                .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+                .is_some_and(|set| set & CAP_SYS_ADMIN != 0)
         })
 }
 
