@@ -126,18 +126,24 @@ impl Fs {
         if changes && !node.is_home() {
             return Err(FsError::Stale);
         }
-        let extent = if flags.truncate { Extent::Nothing } else { Extent::Whole };
-        // Content is copied before the node is held: others may open it meanwhile.
-        let place = if changes { Some(self.reach_writable(&node, extent)?) } else { None };
+        // Content is copied before the node is held: others may open it meanwhile. Emptied and opened in one: an error
+        // for want of descriptors leaves the old content.
+        let emptied = if flags.truncate { self.tree.emptied(&node)? } else { None };
+        let place = match &emptied {
+            None if changes => Some(self.reach_writable(&node, Extent::Whole)?),
+            _ => None,
+        };
         let mut opens = lock(&node.opens);
-        let content = match &place {
-            Some(place) => Content::Writable(Arc::new(open_for_writing(place)?)),
-            None => self.open_for_reading(&node)?,
+        let content = match (emptied, place) {
+            (Some(file), _) => Content::Writable(file),
+            (None, Some(place)) => Content::Writable(Arc::new(open_for_writing(&place)?)),
+            (None, None) => self.open_for_reading(&node)?,
         };
         let (io, backing) = self.choose(&node, &mut opens, &content, flags, transport)?;
-        if let (true, Some(place), Content::Writable(file)) = (flags.truncate, &place, &content) {
+        if let (true, Content::Writable(file)) = (flags.truncate, &content) {
             let cut = rustix::fs::ftruncate(&**file, 0).map_err(FsError::from);
-            if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, place, flags.clears_set_id)) {
+            let place = Place::Fd(Arc::clone(file));
+            if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, &place, flags.clears_set_id)) {
                 if let Some(number) = close(&mut opens, io) {
                     transport.close_backing(number);
                 }

@@ -287,7 +287,9 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("unlink", |fs| fs.unlink(node(parent), Name::from_os(name)?)));
+        let name = name.to_owned();
+        let run = move |server: &Server, _: &ReplyEmpty| server.fs.unlink(node(parent), Name::from_os(&name)?);
+        self.server.answer("unlink", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
