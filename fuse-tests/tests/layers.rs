@@ -128,6 +128,7 @@ fn a_layer_whose_filesystem_is_dead_is_an_error_on_what_it_held() {
             l.file("d/middle", "m");
         });
         let inner = w.mount("inner", &["--layer", &below]);
+        let daemon = w.daemon("inner");
         let bottom = w.layer("bottom", |l| {
             l.file("d/bottom", "b");
             l.file("single/f", "s");
@@ -141,7 +142,7 @@ fn a_layer_whose_filesystem_is_dead_is_an_error_on_what_it_held() {
         let inner = inner.display().to_string();
         let root = w.mount("box", &["--layer", &bottom, "--layer", &inner, "--layer", &top]);
         assert_eq!(read(root.join("file")), "f");
-        kill(w.daemon("inner"));
+        kill(daemon);
         assert_middle_fails(&root, Errno::NOTCONN.raw_os_error());
         w.umount("box");
         w.mlfs().ok(["umount", "inner"]);
@@ -218,7 +219,8 @@ fn damaged_marks_are_errors_on_their_names_only() {
         });
         let root = w.mount("box", &["--layer", &bottom, "--layer", &top]);
         let mut names: Vec<String> = (0..redirects.len()).map(|number| format!("dir-{number}")).collect();
-        let files = ["no-content", "content-nowhere", "content-is-a-directory", "climbs", "unknown-mark", "opaque/file"];
+        let files =
+            ["no-content", "content-nowhere", "content-is-a-directory", "climbs", "unknown-mark", "opaque/file"];
         for name in &names {
             assert_eq!(code(root.join(name).symlink_metadata()), EIO, "{name}");
         }
@@ -289,7 +291,11 @@ def down(make):
         os.chdir(name)
 ";
         let in_dir = |dir: &Path, script: &str| python(&w.sandbox, dir, &format!("{descend}{script}")).ok();
-        in_dir(&bottom, "down(True); open('below', 'w').write('below'); os.mkdir('d'); open('d/x', 'w'); open('gone', 'w')");
+        in_dir(
+            &bottom,
+            "down(True); os.mkdir('d'); open('d/x', 'w'); open('gone', 'w'); open('below', 'w').write('below')
+open('big', 'w').write('b' * 300000)",
+        );
         in_dir(&top, "down(True); open('above', 'w').write('above'); open('.wh.gone', 'w')");
         let (bottom, top) = (bottom.display().to_string(), top.display().to_string());
         let root = w.mount("box", &["--layer", &bottom, "--layer", &top]);
@@ -297,9 +303,10 @@ def down(make):
             &root,
             "
 down(False)
-assert sorted(os.listdir('.')) == ['above', 'below', 'd'], os.listdir('.')
+assert sorted(os.listdir('.')) == ['above', 'below', 'big', 'd'], os.listdir('.')
 assert open('below').read() == 'below'
 open('below', 'a').write('+')
+os.chmod('big', 0o600); os.rename('big', 'large')
 os.rename('d', 'moved'); os.rename('moved', 'e'); os.unlink('above'); os.mkdir('above')
 os.link('below', 'linked'); os.symlink('below', 's'); os.setxattr('below', 'user.x', b'y')
 ",
@@ -310,7 +317,8 @@ os.link('below', 'linked'); os.symlink('below', 's'); os.setxattr('below', 'user
             &root,
             "
 down(False)
-assert sorted(os.listdir('.')) == ['above', 'below', 'e', 'linked', 's'], os.listdir('.')
+assert sorted(os.listdir('.')) == ['above', 'below', 'e', 'large', 'linked', 's'], os.listdir('.')
+assert open('large').read() == 'b' * 300000; os.unlink('large')
 assert open('linked').read() == 'below+' and os.listdir('e') == ['x'] and os.listdir('above') == []
 assert os.getxattr('s', 'user.x') == b'y'
 os.unlink('below'); os.rmdir('above'); os.unlink('e/x'); os.rmdir('e'); os.unlink('linked'); os.unlink('s')

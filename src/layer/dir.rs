@@ -175,7 +175,12 @@ impl DirLayer {
             }
         }
         if self.form.has_oci_names && !marks.is_opaque {
-            marks.is_opaque = has_child(dir, Name::new(whiteout::OCI_OPAQUE)?)? || self.is_beside_its_whiteout(dir)?;
+            let has_mark = match has_child(dir, Name::new(whiteout::OCI_OPAQUE)?) {
+                // What we may not search is no less there: every name in it is refused before deeper layers are asked.
+                Err(FsError::Access) => false,
+                other => other?,
+            };
+            marks.is_opaque = has_mark || self.is_beside_its_whiteout(dir)?;
         }
         Ok(marks)
     }

@@ -78,14 +78,12 @@ impl Redirect {
         }
     }
 
-    /// The attribute's value of a path.
-    pub fn path_value(names: &[NameBuf]) -> Vec<u8> {
-        let mut value = Vec::new();
-        for name in names {
-            value.push(b'/');
-            value.extend_from_slice(name.as_name().bytes());
+    /// The attribute's value.
+    pub fn value(&self) -> Vec<u8> {
+        match self {
+            Redirect::Name(name) => name.as_name().bytes().to_vec(),
+            Redirect::Path(names) => names.iter().flat_map(|name| [b"/", name.as_name().bytes()].concat()).collect(),
         }
-        value
     }
 }
 

@@ -61,9 +61,11 @@ impl Tree {
         }
         let Some(place) = self.hold(node)? else { return Ok(()) };
         match upper.reader().metacopy_at(&place)? {
-            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &path_of(node)?),
+            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &Redirect::Path(path_of(node)?)),
             Some(Metacopy { redirect: Some(Redirect::Name(other)) }) => match super::copy_up::newest_link(node) {
-                Some((parent, _)) => upper.set_redirect(&place, &path_in_layers(&parent, other.as_name())?),
+                Some((parent, _)) => {
+                    upper.set_redirect(&place, &Redirect::Path(path_in_layers(&parent, other.as_name())?))
+                }
                 None => Ok(()),
             },
             _ => Ok(()),
@@ -97,7 +99,7 @@ impl Tree {
             };
             let Some((lower, _)) = found.lowers.into_iter().next().filter(|(_, found)| found.attr.kind == Kind::File)
             else {
-                let at = path.map_or_else(|| name.as_name().bytes().to_vec(), |path| Redirect::path_value(&path));
+                let at = path.map_or(Redirect::Name(name), Redirect::Path).value();
                 let what = format!("the content of a metadata-only copy is not at {}", at.escape_ascii());
                 return Err(FsError::Corrupt { layer: branch.label().to_owned(), what });
             };
