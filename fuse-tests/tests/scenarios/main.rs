@@ -9,6 +9,7 @@ mod io;
 mod links;
 mod locks;
 mod mapping;
+mod marks;
 mod merge;
 mod names;
 mod owner;
