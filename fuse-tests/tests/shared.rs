@@ -389,11 +389,23 @@ for side in sides:
     lines = content(side).split(b'\\n')[:-1]
     t('records', lambda: (len(lines), len(set(lines)), all(line.count(b':') == 2 for line in lines)))
 t('sizes', lambda: len({os.stat(side).st_size for side in sides}))
+fd = os.open(H + 'log', os.O_RDWR | os.O_APPEND)
+m = mmap.mmap(fd, 0)
+m[0:4] = b'mmap'
+m.flush()
+t('mapped', lambda: [content(side)[:4] for side in sides])
+t('read', lambda: os.pread(fd, 4, 0))
 ";
         let text = format!("V = {:?}\n{text}", format!("{}/", volume.display()));
         let printed = script(w, &one, &two, &text);
         let records = "records (3000, 3000, True)\n".repeat(3);
-        assert_eq!(printed, format!("ended [0, 0, 0, 0, 0, 0]\n{records}sizes 1"));
+        assert_eq!(
+            printed,
+            format!(
+                "ended [0, 0, 0, 0, 0, 0]\n{records}sizes 1\nmapped {}\nread b'mmap'",
+                "[b'mmap', b'mmap', b'mmap']"
+            )
+        );
     });
 }
 

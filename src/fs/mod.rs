@@ -14,6 +14,7 @@ pub mod attr;
 pub mod build;
 pub mod create;
 pub mod handle;
+mod held;
 pub mod inspect;
 pub mod io;
 pub mod lookup;
@@ -75,6 +76,7 @@ pub struct EntryOut {
 pub struct Fs {
     tree: Tree,
     handles: handle::HandleTable,
+    held: held::Held,
     uids: IdMap,
     gids: IdMap,
     stats: stats::Stats,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
+use super::privilege::SETGID;
 use crate::layer::whiteout::is_mark;
 use crate::model::FsError;
 use crate::model::acl::{self, Acl};
@@ -94,7 +95,6 @@ impl Fs {
         list: &Acl,
         stored: &[u8],
     ) -> Result<(), FsError> {
-        const SETGID: u32 = 0o2000;
         let upper = node.branch().writable_upper()?;
         let before = node.branch().attr_in_upper(place)?;
         let mut perm = list.perm(before.perm);

@@ -119,6 +119,7 @@ const HOW: &str = "write append empty-write ftruncate same-size truncate extend 
                    utime chown-self chown-none chgrp xattr";
 
 fn decided_by_the_kernel(s: &mut Scene) {
+    s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
     s.needs_ids("other users");
     s.layer(|l| {
         for mode in [0o000, 0o400, 0o040, 0o004, 0o777, 0o111, 0o755, 0o640, 0o077] {
