@@ -10,7 +10,7 @@ use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
-use super::transfer::{CpArgs, ExportArgs};
+use super::transfer::{CommitArgs, CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
 /// Layered container storage in one FUSE mount: image layers, an upper, volumes and binds.
@@ -65,6 +65,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Write the merged tree of a container or an image as a tar, without what lies in volumes and binds
     Export(ExportArgs),
+    /// Make an image of what a container has changed: one more layer on its own
+    Commit(CommitArgs),
     /// Copy between a container, mounted or not, and the host, as `docker cp`
     Cp(CpArgs),
     /// Tell what a container has changed: A added, C changed, D deleted

@@ -167,6 +167,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Export(args) => transfer::export(&Context::new(&cli.global)?, &args)?,
+        Command::Commit(args) => transfer::commit(&Context::new(&cli.global)?, &args)?,
         Command::Cp(args) => transfer::cp(&Context::new(&cli.global)?, &args)?,
         Command::Diff(args) => look::diff(&Context::new(&cli.global)?, &args)?,
         Command::Which(args) => return look::which(&Context::new(&cli.global)?, &args),

@@ -3,6 +3,7 @@
 //! and the filesystem. It plans first, then applies; it never prints.
 
 pub mod assemble;
+pub mod commit;
 pub mod config;
 pub mod control;
 pub mod copy;
