@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
+use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
@@ -58,6 +58,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Tell all about containers, as JSON
     Inspect(InspectArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
     /// Remove containers with their uppers
     Rm(RmArgs),
     /// Images

@@ -164,6 +164,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Start(args) => mount::start(&Context::new(&cli.global)?, &args)?,
         Command::Ps(args) => container::ps(&Context::new(&cli.global)?, &args)?,
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
+        Command::Rename(args) => container::rename(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Export(args) => transfer::export(&Context::new(&cli.global)?, &args)?,

@@ -13,6 +13,7 @@ pub mod ending;
 pub mod error;
 pub mod export;
 pub mod filling;
+pub mod filter;
 pub mod fuzz;
 pub mod host;
 pub mod image;
