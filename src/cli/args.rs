@@ -10,6 +10,7 @@ use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
+use super::system::SystemCommand;
 use super::transfer::{CommitArgs, CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
@@ -84,6 +85,9 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// The store and the configuration
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,
