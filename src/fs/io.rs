@@ -70,10 +70,15 @@ impl Fs {
             // Emptied and opened in one: an error for want of descriptors leaves the old content.
             let file = match if flags.truncate { self.tree.emptied(&node)? } else { None } {
                 Some(file) => file,
-                None => Arc::new(open_for_writing(&self.reach_writable(&node, Extent::Whole)?)?),
+                None => {
+                    let file = Arc::new(open_for_writing(&self.reach_writable(&node, Extent::Whole)?)?);
+                    if flags.truncate {
+                        rustix::fs::ftruncate(&*file, 0)?;
+                    }
+                    file
+                }
             };
             if flags.truncate {
-                rustix::fs::ftruncate(&*file, 0)?;
                 self.clear_privileges(&node, &Place::Fd(Arc::clone(&file)), flags.clears_set_id)?;
             }
             Content::Writable(file)
