@@ -121,8 +121,7 @@ impl Injection {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        log
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
