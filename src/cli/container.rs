@@ -4,6 +4,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::engine::control::{Answer, Request};
 use crate::engine::ending::{self, How, RemoveOptions, WithVolumes};
 use crate::engine::state::{self, State};
 use crate::engine::{OrFail, Result, mount};
@@ -164,6 +165,7 @@ fn describe(store: &Store, record: &ContainerRecord) -> Result<Value> {
         "ReadOnly": record.read_only,
         "AutoRemove": record.rm,
         "AllowOther": record.allow_other,
+        "Io": io_object(record, state),
         "StopTimeout": record.stop_timeout_ms as f64 / 1000.0,
         "Labels": record.labels,
         "Mounts": record.mounts.iter().map(|m| mount_object(store, m)).collect::<Result<Vec<_>>>()?,
@@ -171,6 +173,18 @@ fn describe(store: &Store, record: &ContainerRecord) -> Result<Value> {
         "Host": mounted.map(|m| m.host.as_str()).unwrap_or(""),
         "BootId": mounted.map(|m| m.boot_id.as_str()).unwrap_or(""),
     }))
+}
+
+/// Who reads and writes contents: what was asked for, and of a mounted container what was chosen, and why.
+fn io_object(record: &ContainerRecord, state: State) -> Value {
+    let asked = record.io.word();
+    let answer = if state == State::Mounted { ending::ask(record, &Request::Status).ok() } else { None };
+    match answer {
+        Some(Answer::Status { io, io_why, backing_files, .. }) => {
+            json!({"Asked": asked, "Chosen": io, "Why": io_why, "BackingFiles": backing_files})
+        }
+        _ => json!({"Asked": asked}),
+    }
 }
 
 fn mount_object(store: &Store, mount: &crate::store::container::MountRecord) -> Result<Value> {

@@ -316,7 +316,8 @@ fn open_process(record: &ContainerRecord) -> Option<OwnedFd> {
     (command == own).then_some(process)
 }
 
-fn ask(record: &ContainerRecord, request: &Request) -> std::io::Result<Answer> {
+/// Asks the daemon of a mounted container.
+pub fn ask(record: &ContainerRecord, request: &Request) -> std::io::Result<Answer> {
     let socket = record.mounted.as_ref().and_then(|m| m.socket.as_deref());
     let socket = socket.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
     control::ask(Path::new(socket), request, Duration::from_secs(30))

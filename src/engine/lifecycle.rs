@@ -389,6 +389,7 @@ impl Task<'_> {
             served: self.served,
             socket: socket.as_ref(),
             stop_timeout: Duration::from_millis(self.record.stop_timeout_ms),
+            io: self.record.io,
             id: self.record.id.clone(),
             command: OnceCell::new(),
         };

@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::fuse::IoChoice;
+use crate::model::IoMode;
 use crate::model::ids::IdMap;
 use crate::oci::reference::Source;
 use crate::store::container::{ContainerRecord, LayerRecord, MountRecord, MountSource, OwnershipForm, UPPER, new_id};
@@ -83,6 +85,7 @@ pub fn plan(
     let (uids, gids) = settings.id_maps(host::caller())?;
 
     check_allow_other(settings.allow_other == Some(true))?;
+    check_io(settings.io.unwrap_or_default())?;
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     let upper = settings.upper.as_deref().map(check_upper).transpose()?;
     let mounts = specs.into_iter().map(resolve_mount).collect::<Result<Vec<_>>>()?;
@@ -125,6 +128,7 @@ pub fn plan(
         read_only: settings.read_only.unwrap_or(false),
         rm: settings.rm.unwrap_or(false),
         allow_other: settings.allow_other.unwrap_or(host::caller().0 == 0),
+        io: settings.io.unwrap_or_default(),
         suid: settings.suid.unwrap_or(false),
         dev: settings.dev.unwrap_or(false),
         stop_timeout_ms: settings.stop_timeout.unwrap_or(STOP_TIMEOUT).as_millis().try_into().unwrap_or(u64::MAX),
@@ -207,6 +211,16 @@ fn canonical(path: &Path, what: &str) -> Result<PathBuf> {
 }
 
 /// An ordinary user may let others in only where root has allowed it.
+/// Passthrough that was asked for, and not only welcome, must be possible.
+fn check_io(mode: IoMode) -> Result<()> {
+    let choice = IoChoice::for_this_process(mode);
+    if mode == IoMode::Passthrough && !choice.passes {
+        return Err(EngineError::failed(format!("--io passthrough is not possible: {}", choice.why))
+            .advise("leave it out: contents are then read and written through the kernel's cache"));
+    }
+    Ok(())
+}
+
 fn check_allow_other(is_asked: bool) -> Result<()> {
     if !is_asked || host::caller().0 == 0 {
         return Ok(());

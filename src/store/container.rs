@@ -190,6 +190,9 @@ pub struct ContainerRecord {
     /// Device nodes open.
     #[serde(default)]
     pub dev: bool,
+    /// Who reads and writes contents.
+    #[serde(default)]
+    pub io: crate::model::IoMode,
     /// How long a busy mount is served after SIGTERM, in milliseconds.
     pub stop_timeout_ms: u64,
     /// Labels.
@@ -415,6 +418,7 @@ pub(crate) mod tests {
             allow_other: false,
             suid: false,
             dev: false,
+            io: crate::model::IoMode::Auto,
             stop_timeout_ms: 10_000,
             labels: BTreeMap::new(),
             mountpoint: None,
