@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fuse_tests::cli::{bare, run};
@@ -64,7 +64,7 @@ impl Fault {
 
     fn unmount(&self, is_dead: bool) {
         patiently(|| unmount(&self.target(), is_dead)).expect("umount");
-        self.sandbox.wait_for_processes(Duration::from_secs(10)).expect("the daemon ends");
+        self.sandbox.wait_for_processes(Duration::from_secs(60)).expect("the daemon ends");
     }
 
     fn daemon(&self) -> u32 {
@@ -85,6 +85,8 @@ impl Fault {
 /// strace on a daemon.
 struct Injection {
     strace: Child,
+    /// It speaks of every new thread, and must be heard.
+    _said: BufReader<ChildStderr>,
     log: std::path::PathBuf,
 }
 
@@ -106,7 +108,7 @@ impl Injection {
         let mut line = String::new();
         said.read_line(&mut line).expect("strace speaks");
         assert!(line.contains("attached"), "strace: {line}");
-        Injection { strace, log }
+        Injection { strace, _said: said, log }
     }
 
     /// Lets go; what it saw.
@@ -114,7 +116,7 @@ impl Injection {
         let pid = rustix::process::Pid::from_child(&self.strace);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our child");
         // It does not always notice the end of what it traced.
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.strace.try_wait().expect("our child").is_none() {
             if Instant::now() > deadline {
                 self.strace.kill().expect("our child");
@@ -159,15 +161,15 @@ fn prepared(before: &str) -> Fault {
 }
 
 /// The trees before and after `script` without faults, and the calls that the daemon makes for it.
-fn outcomes(before: &str, script: &str) -> (Tree, Tree, Vec<Call>) {
+fn outcomes(before: &str, script: &str) -> (Tree, Tree, String) {
     let fault = prepared(before);
     let old = fault.tree();
     let trace = has_program("strace").then(|| Injection::new(&fault, None, ""));
     host::sh(&fault.sandbox, &fault.target(), script).ok();
-    let calls = trace.map(|trace| calls(&trace.end())).unwrap_or_default();
+    let log = trace.map(Injection::end).unwrap_or_default();
     let new = fault.tree();
     fault.unmount(false);
-    (old, new, calls)
+    (old, new, log)
 }
 
 fn sweep(before: &str, script: &str) {
@@ -176,8 +178,9 @@ fn sweep(before: &str, script: &str) {
         if !has_program("strace") {
             skip("no strace on this machine");
         }
-        let (old, new, calls) = outcomes(before, script);
-        assert!(!calls.is_empty(), "{script} changes nothing");
+        let (old, new, log) = outcomes(before, script);
+        let calls = calls(&log);
+        assert!(!calls.is_empty(), "{script} changes nothing: {log}");
         every_call_fails(before, script, &calls, (&old, &new));
         killed_before_every_call(before, script, &calls, (&old, &new));
     });
