@@ -138,6 +138,7 @@ impl Fs {
             None if changes => Some(self.reach_writable(&node, Extent::Whole)?),
             _ => None,
         };
+        let is_emptied = emptied.is_some();
         let mut opens = lock(&node.opens);
         let content = match (emptied, place) {
             (Some(file), _) => Content::Writable(file),
@@ -146,7 +147,7 @@ impl Fs {
         };
         let (io, backing) = self.choose(&node, &mut opens, &content, flags, transport)?;
         if let (true, Content::Writable(file)) = (flags.truncate, &content) {
-            let cut = rustix::fs::ftruncate(&**file, 0).map_err(FsError::from);
+            let cut = if is_emptied { Ok(()) } else { rustix::fs::ftruncate(&**file, 0).map_err(FsError::from) };
             let place = Place::Fd(Arc::clone(file));
             if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, &place, flags.clears_for)) {
                 if let Some(number) = close(&mut opens, io) {
