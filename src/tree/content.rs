@@ -46,43 +46,43 @@ impl Tree {
             },
             _ => return Err(FsError::Stale),
         };
-        self.find_below(node, branch, mark, first)
+        Ok(Whereabouts::Below(content_below(branch, path_of(node)?, mark, first)?))
     }
+}
 
-    fn find_below(
-        &self,
-        node: &Arc<Node>,
-        branch: &Branch,
-        mut mark: Metacopy,
-        mut first: usize,
-    ) -> Result<Whereabouts, FsError> {
-        let mut path = path_of(node)?;
-        loop {
-            match mark.redirect {
-                None => {}
-                Some(Redirect::Path(other)) => path = other,
-                Some(Redirect::Name(other)) => {
-                    path.pop();
-                    path.push(other);
-                }
-            }
-            let lower = self.find_file(branch, first, &path)?;
-            match branch.layer(&lower)?.metacopy(&lower.entry)? {
-                None => return Ok(Whereabouts::Below(lower)),
-                Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
+/// The lower that holds the content of a metadata-only file, whose own path in layers is `path`; `first` is the topmost
+/// layer that is deeper than the file.
+pub(super) fn content_below(
+    branch: &Branch,
+    mut path: Vec<NameBuf>,
+    mut mark: Metacopy,
+    mut first: usize,
+) -> Result<Lower, FsError> {
+    loop {
+        match mark.redirect {
+            None => {}
+            Some(Redirect::Path(other)) => path = other,
+            Some(Redirect::Name(other)) => {
+                path.pop();
+                path.push(other);
             }
         }
+        let lower = find_file(branch, first, &path)?;
+        match branch.layer(&lower)?.metacopy(&lower.entry)? {
+            None => return Ok(lower),
+            Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
+        }
     }
+}
 
-    fn find_file(&self, branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Lower, FsError> {
-        let sources = at_path(branch, first, path)?;
-        match sources.lowers.into_iter().next() {
-            Some((lower, found)) if found.attr.kind == Kind::File => Ok(lower),
-            _ => {
-                let text = Redirect::path_value(path);
-                let what = format!("the content of a metadata-only copy is not at {}", text.escape_ascii());
-                Err(FsError::Corrupt { layer: branch.label().to_owned(), what })
-            }
+fn find_file(branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Lower, FsError> {
+    let sources = at_path(branch, first, path)?;
+    match sources.lowers.into_iter().next() {
+        Some((lower, found)) if found.attr.kind == Kind::File => Ok(lower),
+        _ => {
+            let text = Redirect::path_value(path);
+            let what = format!("the content of a metadata-only copy is not at {}", text.escape_ascii());
+            Err(FsError::Corrupt { layer: branch.label().to_owned(), what })
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::sys::Dir;
 pub(super) const STAGE: &[u8] = b"work";
 /// The folder for hard-link groups in a work directory.
 pub(super) const LINKS: &[u8] = b"mlfs-links";
+/// The folder for hard-link groups in the form of kernel overlayfs, and its name for it.
+pub(super) const INDEX: &[u8] = b"index";
 /// How long a mount that has just ended may take to let go of its work directory.
 const PATIENCE: Duration = Duration::from_secs(3);
 
