@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
+use super::fsck::FsckArgs;
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
@@ -75,6 +76,8 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Check the store, its containers, volumes and uppers, and mend them
+    Fsck(FsckArgs),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,

@@ -182,6 +182,33 @@ impl ControlSocket {
     }
 }
 
+/// Sockets in our folders to which nobody listens.
+pub fn dead_sockets() -> Vec<PathBuf> {
+    let (Ok(dirs), uid) = (socket_dirs(), host::caller().0) else { return Vec::new() };
+    let mut dead = Vec::new();
+    for dir in dirs {
+        let is_ours = fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid);
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten().filter(|_| is_ours);
+        dead.extend(entries.map(|entry| entry.path()).filter(|path| is_dead_socket(path)));
+    }
+    dead.sort();
+    dead
+}
+
+/// Is it a control socket to which nobody listens? One that was just made may not be listened to yet.
+pub fn is_dead_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_name = |name: &str| name.strip_suffix(".sock").is_some_and(|id| id.len() == 16);
+    if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_name) {
+        return false;
+    }
+    let Ok(meta) = fs::symlink_metadata(path) else { return false };
+    let is_young = meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age < Duration::from_secs(5)));
+    meta.file_type().is_socket()
+        && !is_young
+        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 /// Removes the name of a socket, and its folder when it was the last one in it.
 pub fn remove_socket(path: &Path) {
     if let Err(e) = fs::remove_file(path) {

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod ending;
 pub mod error;
 pub mod filling;
+pub mod fsck;
 pub mod fuzz;
 pub mod host;
 pub mod image;

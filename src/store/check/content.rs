@@ -89,8 +89,11 @@ struct ObjectNeed {
 
 impl Store {
     /// The bytes that [`Store::check_content`] will sum up.
-    pub fn bytes_to_sum(&self) -> u64 {
+    pub fn bytes_to_sum(&self, census: &Census) -> u64 {
         let sum = |files: Files| files.sound.values().sum::<u64>();
+        if census.is_selection {
+            return census.blobs.values().filter_map(|need| need.size).sum();
+        }
         sum(self.files(Part::Blob, &mut Vec::new())) + sum(self.files(Part::Object, &mut Vec::new()))
     }
 
@@ -170,7 +173,7 @@ impl Store {
                 }
             }
         }
-        self.check_unneeded(Part::Blob, files.sound, !census.is_partial, findings, told);
+        self.check_unneeded(Part::Blob, files.sound, (!census.is_partial, census.is_selection), findings, told);
         sound
     }
 
@@ -179,12 +182,12 @@ impl Store {
         &self,
         part: Part,
         files: BTreeMap<Digest, u64>,
-        all_known: bool,
+        (all_known, is_selection): (bool, bool),
         findings: &mut Vec<StoreFinding>,
         told: Told<'_>,
     ) {
         let (mut count, mut bytes) = (0u64, 0u64);
-        for (digest, size) in files {
+        for (digest, size) in files.into_iter().filter(|_| !is_selection) {
             if let Err(why) = part.sum(self, &digest, told) {
                 let cure = Cure::Repair(StoreRepair::MoveDamaged { part, digest, then: None });
                 let says = format!("nobody is known to need it, and it is damaged: {why}");
@@ -256,7 +259,7 @@ impl Store {
             };
             findings.push(Finding { path, kind: "index", grade, says, cure });
         }
-        self.check_unneeded(Part::Index, files.sound, all_known, findings, &mut |_| {});
+        self.check_unneeded(Part::Index, files.sound, (all_known, census.is_selection), findings, &mut |_| {});
         (objects, all_known)
     }
 
@@ -296,7 +299,7 @@ impl Store {
             };
             findings.push(Finding::damage(self.layout().object(digest), "object", says, cure));
         }
-        self.check_unneeded(Part::Object, files.sound, all_known, findings, told);
+        self.check_unneeded(Part::Object, files.sound, (all_known, census.is_selection), findings, told);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::finding::{Cure, Finding};
 use crate::oci::reference::ImageName;
 use crate::oci::spec::{BlobRef, CONFIG_LIMIT, MANIFEST_LIMIT, OCI_MANIFEST, parse_config, parse_manifest};
 use crate::store::container::{ContainerRecord, LayerRecord};
-use crate::store::image::{digest_of, line_names, make_line, ref_name};
+use crate::store::image::{Image, digest_of, line_names, make_line, ref_name};
 use crate::store::{Store, StoreError, layout, plain};
 
 /// Why a blob is needed.
@@ -42,6 +42,8 @@ pub struct Census {
     pub layers: BTreeMap<Digest, LayerNeed>,
     /// Something could not be read: what is not named here may be needed all the same.
     pub is_partial: bool,
+    /// What is not named here is not asked for.
+    pub is_selection: bool,
 }
 
 impl Store {
@@ -123,6 +125,14 @@ impl Store {
 
     fn name_in_containers(&self, containers: &[ContainerRecord], manifest: &Digest) -> Option<String> {
         containers.iter().find(|c| c.image.as_ref() == Some(manifest)).and_then(|c| c.image_name.clone())
+    }
+
+    /// Checks manifest and configuration of one image alone.
+    pub fn check_one_image(&self, image: &Image, findings: &mut Vec<StoreFinding>) -> Census {
+        let mut census = Census { is_selection: true, ..Census::default() };
+        let name = image.names.first().cloned().unwrap_or_else(|| image.manifest.to_string());
+        self.check_image(&image.manifest, &format!("the image {name}"), None, findings, &mut census);
+        census
     }
 
     /// Checks manifest and configuration of one image; notes its blobs and layers.

@@ -95,7 +95,7 @@ impl StoreRepair {
                 let then = then.as_ref().map(|then| format!("; then {then}")).unwrap_or_default();
                 format!("moved to the store's {LOST}/{then}")
             }
-            StoreRepair::Rebuild { damaged: None, .. } => "made anew from the layer's blob".into(),
+            StoreRepair::Rebuild { damaged: None | Some((Part::Index, _)), .. } => "made anew from the layer's blob".into(),
             StoreRepair::Rebuild { .. } => {
                 format!("made anew from the layer's blob; the damaged one is in the store's {LOST}/")
             }
@@ -198,7 +198,8 @@ impl Store {
             Ok(()) => Ok(()),
             Err(why) => {
                 log::info!("{} is put aside: {why}", path.display());
-                self.move_aside(&path)
+                // An index is derived from its layer: nobody misses it.
+                if part == Part::Index { self.discard(&path) } else { self.move_aside(&path) }
             }
         }
     }

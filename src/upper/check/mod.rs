@@ -17,7 +17,7 @@ use crate::layer::whiteout::{Redirect, is_whiteout_device};
 use crate::model::finding::{Cure, Finding};
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
-use crate::sys::{Dir, FileId, Place, xattr};
+use crate::sys::{Dir, FileId, Place};
 
 mod marks;
 mod records;
