@@ -129,7 +129,7 @@ impl Mlfs<'_> {
 
     /// mlfs over a store of another name in the sandbox.
     pub fn with_store<'a>(sandbox: &'a Sandbox, name: &str) -> Mlfs<'a> {
-        Mlfs { sandbox, root: sandbox.path(name) }
+        Mlfs { sandbox, root: sandbox.ground().join(name) }
     }
 
     /// The store's folder.

@@ -80,7 +80,12 @@ impl Mount {
         options: &[String],
     ) -> Mount {
         let target = sandbox.dir("merged");
-        let (upper, work) = (sandbox.dir("upper"), sandbox.dir("work"));
+        let ground = if driver.is_mlfs() { sandbox.ground() } else { sandbox.root() };
+        let upper = ground.join("upper");
+        // `mlfs mount --upper X` works beside it.
+        let work = ground.join(if driver == Driver::MlfsMount { "upper.work" } else { "work" });
+        std::fs::create_dir(&upper).expect("upper");
+        std::fs::create_dir(&work).expect("work");
         let mut lowers = Vec::new();
         if driver == Driver::MlfsImage {
             let image = sandbox.path("image");
@@ -101,7 +106,7 @@ impl Mount {
         if self.driver != Driver::MlfsImage {
             return self.lowers.clone();
         }
-        let parts = untouchable_of_store(&sandbox.path("store"));
+        let parts = untouchable_of_store(Mlfs::new(sandbox).root());
         assert!(!parts.is_empty(), "a loaded image leaves something in the store");
         parts
     }
@@ -120,28 +125,41 @@ impl Mount {
         assert!(mounted.contains(&self.target), "{:?} returned 0 before the mount was there", self.driver);
     }
 
-    fn try_mount(&self, sandbox: &Sandbox) -> Outcome {
+    /// Mounts the same lowers and the same upper with kernel overlayfs. mlfs must have let go of them.
+    pub fn mount_by_kernel(&self, sandbox: &Sandbox) {
+        let attempt = || match self.try_kernel(sandbox) {
+            outcome if outcome.code != 0 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+            outcome => Ok(outcome),
+        };
+        patiently(attempt).unwrap_or_else(|error| panic!("mount by the kernel: {error}")).ok();
+    }
+
+    /// Takes back [`Mount::mount_by_kernel`].
+    pub fn unmount_by_kernel(&self) {
+        patiently(|| unmount(&self.target, false)).unwrap_or_else(|error| panic!("umount: {error}"));
+    }
+
+    fn try_kernel(&self, sandbox: &Sandbox) -> Outcome {
+        let form = match identity() {
+            Identity::Root => "redirect_dir=on,index=on,metacopy=on",
+            _ => "userxattr",
+        };
+        let options = format!("{},{form}", self.overlay_options());
+        let mut command = Command::new("mount");
+        run(sandbox, command.args(["-t", "overlay", "overlay", "-o", &options]).arg(&self.target))
+    }
+
+    fn overlay_options(&self) -> String {
         let top_first: Vec<String> = self.lowers.iter().rev().map(|dir| dir.display().to_string()).collect();
-        let mut options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            top_first.join(":"),
-            self.upper.display(),
-            self.work.display()
-        );
-        for option in &self.options {
-            options.push(',');
-            options.push_str(option);
-        }
+        let (lowers, upper, work) = (top_first.join(":"), self.upper.display(), self.work.display());
+        format!("lowerdir={lowers},upperdir={upper},workdir={work}")
+    }
+
+    fn try_mount(&self, sandbox: &Sandbox) -> Outcome {
+        let options = std::iter::once(self.overlay_options()).chain(self.options.clone()).collect::<Vec<_>>().join(",");
         let mlfs = Mlfs::new(sandbox);
         match self.driver {
-            Driver::KernelOverlay => {
-                options.push_str(match identity() {
-                    Identity::Root => ",redirect_dir=on,index=on,metacopy=on",
-                    _ => ",userxattr",
-                });
-                let mut command = Command::new("mount");
-                run(sandbox, command.args(["-t", "overlay", "overlay", "-o", &options]).arg(&self.target))
-            }
+            Driver::KernelOverlay => self.try_kernel(sandbox),
             Driver::FuseOverlayfs => {
                 run(sandbox, Command::new("fuse-overlayfs").args(["-o", &options]).arg(&self.target))
             }

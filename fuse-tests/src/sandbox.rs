@@ -14,6 +14,8 @@ use crate::identity::{Identity, identity};
 /// A scratch folder. Dropping it unmounts everything below it, waits for the daemons and removes it.
 pub struct Sandbox {
     root: PathBuf,
+    /// A folder on another filesystem, if uppers are to lie on one.
+    ground: Option<PathBuf>,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -33,10 +35,32 @@ impl Sandbox {
         std::fs::create_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
         // Other users must be able to walk in: some tests ask what they may do.
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-        let sandbox = Sandbox { root };
+        let sandbox = Sandbox { root, ground: None };
         std::fs::set_permissions(sandbox.dir("run"), std::fs::Permissions::from_mode(0o700)).expect("chmod");
         sandbox.dir("home");
         sandbox
+    }
+
+    /// A sandbox whose uppers, work directories and store lie in a folder of their own below `MLFS_TEST_UPPER_GROUND`, if
+    /// that is set: a tmpfs, say.
+    pub fn on_ground() -> Sandbox {
+        let mut sandbox = Sandbox::new();
+        if let Some(base) = std::env::var_os("MLFS_TEST_UPPER_GROUND") {
+            let ground = PathBuf::from(base).join(sandbox.root.file_name().expect("a name"));
+            std::fs::create_dir(&ground).unwrap_or_else(|error| panic!("{}: {error}", ground.display()));
+            sandbox.ground = Some(ground);
+        }
+        sandbox
+    }
+
+    /// Where uppers, work directories and the store lie.
+    pub fn ground(&self) -> &Path {
+        self.ground.as_deref().unwrap_or(&self.root)
+    }
+
+    /// Whether uppers lie on kernel overlayfs.
+    pub fn is_ground_overlayfs(&self) -> bool {
+        rustix::fs::statfs(self.ground()).is_ok_and(|found| found.f_type == 0x794c_7630)
     }
 
     /// The sandbox's own folder.
@@ -105,7 +129,9 @@ impl Sandbox {
 
     // The logs of the sandbox's containers, as (path, text).
     fn logs(&self) -> Vec<(PathBuf, String)> {
-        let find = Command::new("find").arg(&self.root).args(["-xdev", "-name", "mlfs*log*", "-type", "f"]).output();
+        let mut find = Command::new("find");
+        find.arg(&self.root).args(&self.ground).args(["-xdev", "-name", "mlfs*log*", "-type", "f"]);
+        let find = find.output();
         let paths = find.iter().flat_map(|found| found.stdout.split(|byte| *byte == b'\n'));
         let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path)));
         paths
@@ -196,9 +222,11 @@ impl Drop for Sandbox {
                 trouble.extend(killed.and_then(Result::err).map(|error| error.to_string()));
             }
         }
-        make_removable(&self.root);
-        if let Err(error) = std::fs::remove_dir_all(&self.root) {
-            trouble.push(format!("{}: {error}", self.root.display()));
+        for dir in std::iter::once(&self.root).chain(&self.ground) {
+            make_removable(dir);
+            if let Err(error) = std::fs::remove_dir_all(dir) {
+                trouble.push(format!("{}: {error}", dir.display()));
+            }
         }
         match (is_failing, trouble.is_empty()) {
             (_, true) => {}

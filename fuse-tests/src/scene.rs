@@ -2,8 +2,9 @@
 //! A scenario's world: layers, a mount, and the checks that hold after every scenario.
 //!
 //! After the scenario's own assertions the tree is taken, mounted again and compared; no byte of a lower, object or blob
-//! may have changed; and as root the tree that mlfs shows is compared with the one that kernel overlayfs shows after
-//! the same scenario.
+//! may have changed. Where the format of the upper is shared, the kernel mounts what mlfs has written and must show the
+//! same tree, and mlfs once more after the kernel. As root the tree that mlfs shows is also compared with the one that
+//! kernel overlayfs shows after the same scenario.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,9 +13,10 @@ use crate::cli::Outcome;
 use crate::driver::{Driver, Mount};
 use crate::host;
 use crate::identity::{Identity, has_ids, identity};
+use crate::kernel::KernelForm;
 use crate::layers::{Convention, LayerSpec};
 use crate::sandbox::Sandbox;
-use crate::skip::{panic_message, skip};
+use crate::skip::{note, panic_message, skip};
 use crate::tree::{Compare, Tree};
 
 /// The world of one scenario on one driver.
@@ -32,6 +34,7 @@ pub struct Scene {
     untouchable: Vec<(PathBuf, Tree)>,
     compare: Compare,
     is_judged: bool,
+    not_shared: Option<String>,
 }
 
 /// A scenario.
@@ -42,7 +45,7 @@ impl Scene {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let recent = i64::try_from(started).unwrap_or(i64::MAX) - 1;
         Scene {
-            sandbox: Sandbox::new(),
+            sandbox: if driver.is_mlfs() { Sandbox::on_ground() } else { Sandbox::new() },
             driver,
             identity: identity(),
             layers: Vec::new(),
@@ -52,6 +55,7 @@ impl Scene {
             untouchable: Vec::new(),
             compare: Compare { recent, is_root: false, ..Compare::ALL },
             is_judged: true,
+            not_shared: None,
         }
     }
 
@@ -70,6 +74,11 @@ impl Scene {
     /// Does not compare the outcome with kernel overlayfs, for a reason.
     pub fn is_not_judged(&mut self, _reason: &str) {
         self.is_judged = false;
+    }
+
+    /// What mlfs leaves in the upper is not what the kernel reads, for a reason that `docs/semantics.md` tells.
+    pub fn is_not_shared_with_kernel(&mut self, reason: &str) {
+        self.not_shared = Some(reason.to_owned());
     }
 
     /// Skips the scenario here.
@@ -136,7 +145,7 @@ impl Scene {
 
     /// The upper's folder, for the drivers that take one.
     pub fn upper(&self) -> PathBuf {
-        self.sandbox.path("upper")
+        self.mount.as_ref().expect("mounted").upper.clone()
     }
 
     /// The merged tree.
@@ -200,11 +209,54 @@ impl Scene {
         let recent = if self.driver == Driver::FuseOverlayfs { self.compare.recent } else { i64::MAX };
         before.assert_same(&after, Compare { is_ino, recent, ..self.compare }, "before and after a remount");
         self.unmount();
+        if let Some(form) = self.form_shared_with_kernel() {
+            self.compare_with_kernel(&before, form);
+        }
         for (dir, tree) in &self.untouchable {
             let what = format!("{} was changed by the mount", dir.display());
             tree.assert_same(&Tree::take(dir), Compare { is_ino: true, ..Compare::ALL }, &what);
         }
         before
+    }
+}
+
+// In which form the kernel can read what mlfs has left in the upper. Why it cannot is printed.
+impl Scene {
+    fn form_shared_with_kernel(&self) -> Option<KernelForm> {
+        if !matches!(self.driver, Driver::MlfsMount | Driver::MlfsOverlay)
+            || Driver::KernelOverlay.skip_reason().is_some()
+        {
+            return None;
+        }
+        let form = KernelForm::of_identity();
+        let reason = if let Some(reason) = &self.not_shared {
+            reason.clone()
+        } else if self.convention != Driver::KernelOverlay.convention() {
+            "its layers are not in the kernel's convention".into()
+        } else if self.sandbox.is_ground_overlayfs() {
+            "the kernel takes no upper on overlayfs".into()
+        } else if let Some(mark) = form.find_unread_mark(&self.upper()) {
+            mark
+        } else {
+            return Some(form);
+        };
+        note(&format!("the kernel does not mount the upper: {reason}"));
+        None
+    }
+
+    // The kernel mounts the upper and shows the same tree; then mlfs shows it again.
+    fn compare_with_kernel(&mut self, shown: &Tree, form: KernelForm) {
+        let mounted = self.mounted();
+        mounted.mount.mount_by_kernel(mounted.sandbox);
+        let by_kernel = self.tree();
+        self.mounted().mount.unmount_by_kernel();
+        let compare = Compare { recent: i64::MAX, is_ino: false, ..self.compare };
+        shown.assert_same(&form.read(by_kernel), compare, "mlfs and kernel overlayfs over the same upper");
+        self.mounted().mount_again();
+        let again = self.tree();
+        self.unmount();
+        let compare = Compare { recent: i64::MAX, is_ino: true, ..self.compare };
+        shown.assert_same(&again, compare, "before and after the kernel had the upper");
     }
 }
 

@@ -37,6 +37,13 @@ pub fn panic_message(body: impl FnOnce()) -> Option<String> {
     Some(text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default())
 }
 
+/// Says past libtest's capture what a running test leaves out.
+pub fn note(text: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("unknown");
+    writeln!(std::io::stderr(), "NOTE {} {test}: {text}", identity().word()).expect("stderr");
+}
+
 fn record(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("unknown");

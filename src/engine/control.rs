@@ -113,7 +113,7 @@ impl ControlSocket {
     }
 
     fn bind_in(dirs: &[PathBuf], id: &str) -> Result<Self> {
-        let name = id.chars().take(16).collect::<String>() + ".sock";
+        let name = socket_name(id);
         let mut last = EngineError::failed("there is no folder for control sockets");
         for dir in dirs.iter().filter(|dir| dir.as_os_str().len() + 1 + name.len() <= PATH_MAX) {
             match Self::bind_at(dir, &name) {
@@ -182,31 +182,20 @@ impl ControlSocket {
     }
 }
 
-/// Sockets in our folders to which nobody listens.
-pub fn dead_sockets() -> Vec<PathBuf> {
-    let (Ok(dirs), uid) = (socket_dirs(), host::caller().0) else { return Vec::new() };
-    let mut dead = Vec::new();
-    for dir in dirs {
-        let is_ours = fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid);
-        let entries = fs::read_dir(&dir).into_iter().flatten().flatten().filter(|_| is_ours);
-        dead.extend(entries.map(|entry| entry.path()).filter(|path| is_dead_socket(path)));
-    }
-    dead.sort();
-    dead
+/// Where the control socket of a container may be.
+pub fn sockets_of(id: &str) -> Vec<PathBuf> {
+    let dirs = socket_dirs().unwrap_or_default();
+    dirs.into_iter().map(|dir| dir.join(socket_name(id))).collect()
 }
 
-/// Is it a control socket to which nobody listens? One that was just made may not be listened to yet.
-pub fn is_dead_socket(path: &Path) -> bool {
+/// Is there a socket at this path?
+pub fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
-    let is_name = |name: &str| name.strip_suffix(".sock").is_some_and(|id| id.len() == 16);
-    if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_name) {
-        return false;
-    }
-    let Ok(meta) = fs::symlink_metadata(path) else { return false };
-    let is_young = meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age < Duration::from_secs(5)));
-    meta.file_type().is_socket()
-        && !is_young
-        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn socket_name(id: &str) -> String {
+    id.chars().take(16).collect::<String>() + ".sock"
 }
 
 /// Removes the name of a socket, and its folder when it was the last one in it.

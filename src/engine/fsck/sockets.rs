@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Control sockets that dead daemons have left.
+//! Control sockets that dead daemons of this store's containers have left. Those of other stores are not judged.
+
+use std::path::PathBuf;
 
 use crate::model::finding::Finding;
 use crate::store::container::ContainerRecord;
@@ -8,22 +10,32 @@ use super::super::control;
 use super::{Check, Done, How, Report};
 
 pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &mut Report) {
-    let is_live = |socket: &std::path::Path| {
-        let id = socket.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let own = containers.iter().find(|c| !id.is_empty() && c.id.starts_with(id));
-        own.is_some_and(|record| check.store.is_container_live(&record.id).unwrap_or(true))
-    };
-    let dead = control::dead_sockets().into_iter().filter(|socket| !is_live(socket));
-    let says = "nobody listens to this control socket: its daemon has died";
-    let findings = dead.map(|socket| Finding::leftover(socket.clone(), "socket", says, socket)).collect();
-    let mut remove = |socket: &std::path::PathBuf| {
+    // Whoever makes a socket holds the liveness lock before.
+    let is_live = |record: &ContainerRecord| check.store.is_container_live(&record.id).unwrap_or(true);
+    let dead = |record: &&ContainerRecord| !is_live(record);
+    let mut found: Vec<(PathBuf, &ContainerRecord)> = Vec::new();
+    for record in containers.iter().filter(dead) {
+        let noted = record.mounted.as_ref().and_then(|mounted| mounted.socket.as_deref()).map(PathBuf::from);
+        let usual = control::sockets_of(&record.id).into_iter();
+        for socket in noted.into_iter().chain(usual) {
+            if control::is_socket(&socket) && !found.iter().any(|(known, _)| *known == socket) {
+                found.push((socket, record));
+            }
+        }
+    }
+    let says = |record: &ContainerRecord| format!("nobody listens to this socket: the daemon of {} has ended", record.name);
+    let findings = found.into_iter().map(|(socket, record)| {
+        let repair = (socket.clone(), record.clone());
+        Finding::leftover(socket, "socket", says(record), repair)
+    });
+    let mut remove = |(socket, record): &(PathBuf, ContainerRecord)| {
         // Another daemon may have taken the place.
-        if control::is_dead_socket(socket) {
+        if !is_live(record) {
             control::remove_socket(socket);
         }
         Ok(Done::Whole)
     };
-    let mend: Option<&mut dyn FnMut(&std::path::PathBuf) -> super::Result<Done>> =
+    let mend: Option<&mut dyn FnMut(&(PathBuf, ContainerRecord)) -> super::Result<Done>> =
         if check.how == How::Repair { Some(&mut remove) } else { None };
-    report.add(findings, |_| "removed".to_owned(), mend);
+    report.add(findings.collect(), |_| "removed".to_owned(), mend);
 }

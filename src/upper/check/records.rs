@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::marks::of;
 use super::{Checker, Object, UpperFinding, UpperRepair};
+use crate::layer::origin::Origin;
 use crate::model::finding::{Cure, Finding};
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
@@ -60,8 +61,8 @@ fn is_own_name(name: &[u8]) -> bool {
     parts.len() == 3 && parts.iter().all(|part| u64::from_str_radix(part, 16).is_ok())
 }
 
-/// The bytes that the name of an index entry stands for: the handle of a file.
-fn handle_of(name: &[u8]) -> Option<Vec<u8>> {
+/// The file of a layer that the name of an index entry stands for.
+fn origin_of(name: &[u8]) -> Option<Origin> {
     let digit = |b: u8| char::from(b).to_digit(16).filter(|_| !b.is_ascii_uppercase());
     let bytes: Option<Vec<u8>> = name
         .chunks(2)
@@ -70,16 +71,7 @@ fn handle_of(name: &[u8]) -> Option<Vec<u8>> {
             _ => None,
         })
         .collect();
-    bytes.filter(|bytes| is_handle(bytes))
-}
-
-/// `struct ovl_fb`: version 0, magic 0xfb, its own length.
-fn is_handle(bytes: &[u8]) -> bool {
-    bytes.len() > 21 && bytes.starts_with(&[0, 0xfb]) && bytes.get(2).map(|len| usize::from(*len)) == Some(bytes.len())
-}
-
-fn hex(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+    Origin::parse(&bytes?)
 }
 
 impl Checker {
@@ -166,7 +158,7 @@ impl Checker {
                 findings.push(Finding::leftover(path, "record", says, repair));
                 continue;
             }
-            let wanted = if home == LINKS { is_own_name(name.bytes()).then(|| name.bytes().to_vec()) } else { handle_of(name.bytes()) };
+            let wanted = if home == LINKS { is_own_name(name.bytes()).then(|| name.bytes().to_vec()) } else { origin_of(name.bytes()).map(|o| o.bytes().to_vec()) };
             let Some(wanted) = wanted else {
                 let says = "its name is not that of a record of hard links: it belongs to nothing in this upper";
                 findings.push(Finding::damage(path, "record", says, Cure::Repair(aside())));
@@ -259,14 +251,17 @@ impl Checker {
             return Verdict::Fine(format!("shows {count:+} links to those that the host counts"));
         }
         match mark(&object.marks, "origin") {
-            Some((_, handle)) if is_handle(handle) => match self.led_back(object, INDEX, &hex(handle)) {
-                Verdict::Fine(_) if base == b'U' => Verdict::Fine(format!("shows {count:+} links to those that the host counts")),
-                Verdict::Fine(_) => Verdict::Fine(format!("shows {count:+} links to those that the layer counts")),
-                other => other,
+            Some((_, value)) => match Origin::parse(value).map(|o| self.led_back(object, INDEX, o.index_name().as_bytes())) {
+                None => {
+                    let says = "its origin is no handle of a file: the group it belongs to is lost";
+                    Verdict::Wrong(says.into(), Cure::Repair(remove()))
+                }
+                Some(Verdict::Fine(_)) if base == b'U' => Verdict::Fine(format!("shows {count:+} links to those that the host counts")),
+                Some(Verdict::Fine(_)) => {
+                    Verdict::Fine(format!("shows {count:+} links to those that the layer counts"))
+                }
+                Some(other) => other,
             },
-            Some(_) => {
-                Verdict::Wrong("its origin is no handle of a file: the group it belongs to is lost".into(), Cure::Repair(remove()))
-            }
             None => Verdict::Stray("it counts the links of a group, but the file is of none".into()),
         }
     }
@@ -280,7 +275,7 @@ impl Checker {
                 let name = Name::new(&entry.name)?;
                 let stat = records.stat_child(name)?;
                 let is_file = Kind::from_mode(stat.st_mode).is_some_and(|kind| kind != Kind::Dir);
-                let is_record = if home == LINKS { is_own_name(&entry.name) } else { handle_of(&entry.name).is_some() };
+                let is_record = if home == LINKS { is_own_name(&entry.name) } else { origin_of(&entry.name).is_some() };
                 if !is_file || !is_record {
                     continue;
                 }
@@ -362,10 +357,9 @@ mod tests {
             assert!(!is_own_name(bad), "{bad:?}");
         }
         let name = b"00fb1d000100000000000000000000000000000000f0c09800a8e0c318";
-        let handle = handle_of(name).unwrap();
-        assert_eq!(hex(&handle), name);
+        assert_eq!(origin_of(name).unwrap().index_name().as_bytes(), name);
         for bad in [&b"00fb"[..], b"00FB1d000100000000000000000000000000000000f0c09800a8e0c318", b"xyz", b"0"] {
-            assert!(handle_of(bad).is_none(), "{bad:?}");
+            assert!(origin_of(bad).is_none(), "{bad:?}");
         }
         assert_eq!(parse_count(b"U+1"), Some((b'U', 1)));
         assert_eq!(parse_count(b"L-2"), Some((b'L', -2)));
