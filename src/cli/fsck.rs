@@ -54,7 +54,10 @@ pub struct FsckArgs {
 /// Runs `mlfs fsck`.
 pub fn run(context: &Context, args: &FsckArgs) -> Result<ExitCode> {
     if let Some(layer) = args.layer.iter().find(|layer| layer.is_file()) {
-        return Err(EngineError::usage(format!("{} is no directory: fsck takes layers as directories", layer.display())));
+        return Err(EngineError::usage(format!(
+            "{} is no directory: fsck takes layers as directories",
+            layer.display()
+        )));
     }
     let what = match &args.upper {
         Some(upper) => {

@@ -20,8 +20,8 @@ use crate::fs::{Follow, Fs};
 use crate::layer::Layer;
 use crate::model::ids::NodeId;
 use crate::model::{FsError, Kind};
-use crate::store::volume::VolumeRecord;
 use crate::store::atomic::remove_tree;
+use crate::store::volume::VolumeRecord;
 use crate::store::{Store, Wait, atomic};
 use crate::sys::proc;
 

@@ -17,8 +17,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::atomic::is_at;
-use super::plain;
 use super::error::{At, StoreError};
+use super::plain;
 
 /// Together with others, or alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,7 +74,8 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(path("socket")).unwrap());
         assert_eq!(read(&path("file")).unwrap().unwrap(), b"x");
         assert!(read(&path("absent")).unwrap().is_none());
-        for (name, what) in [("dir", "a directory"), ("link", "a symlink"), ("fifo", "a FIFO"), ("socket", "a socket")] {
+        for (name, what) in [("dir", "a directory"), ("link", "a symlink"), ("fifo", "a FIFO"), ("socket", "a socket")]
+        {
             let error = read(&path(name)).unwrap_err().to_string();
             assert!(error.contains(what), "{name}: {error}");
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Images, blobs, indexes and objects: the long sums, with their progress.
 
-use crate::store::check::images::Census;
 use crate::store::check::StoreFinding;
+use crate::store::check::images::Census;
 use crate::store::container::ContainerRecord;
 use crate::store::image::Image;
 

@@ -15,8 +15,8 @@ use crate::tree::{Base, BranchSpec};
 use crate::upper::check::{Group, RecordFacts};
 use crate::upper::{Ownership, UpperSpec};
 
-use super::super::{OrFail, Result};
 use super::super::assemble::{OpenAs, open_path, top_first};
+use super::super::{OrFail, Result};
 
 /// The hard-link groups of all layers (bottom first), by the inode number under which they are shown.
 pub(super) fn groups(layers: &[Arc<dyn Layer>]) -> std::result::Result<HashMap<u64, Group>, FsError> {
@@ -63,11 +63,7 @@ pub(super) struct Walk {
 
 impl Walk {
     /// How many names lead to the files of these records, by inode number.
-    pub(super) fn count_names(
-        &self,
-        layers: &[Arc<dyn Layer>],
-        records: &[RecordFacts],
-    ) -> Result<HashMap<u64, u32>> {
+    pub(super) fn count_names(&self, layers: &[Arc<dyn Layer>], records: &[RecordFacts]) -> Result<HashMap<u64, u32>> {
         let what = || "cannot count hard links";
         let wanted: HashSet<u64> = records.iter().filter_map(|record| record.number).collect();
         let upper = UpperSpec {
@@ -83,7 +79,8 @@ impl Walk {
             is_read_only: true,
             is_shared: false,
         };
-        let fs = Fs::new(FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }).or_fail(what)?;
+        let fs =
+            Fs::new(FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }).or_fail(what)?;
         let mut seen: HashMap<u64, u32> = HashMap::new();
         let mut todo = vec![NodeId::ROOT];
         let mut counted = Vec::new();

@@ -139,8 +139,7 @@ pub fn run(root: impl FnOnce() -> Result<PathBuf>, what: &What, how: How, progre
         return Ok(report);
     }
     let access = if how == How::Repair { Access::Write } else { Access::Read };
-    let (store, readable, findings) =
-        Store::open_to_check(&root()?, access).or_fail(|| "cannot check the store")?;
+    let (store, readable, findings) = Store::open_to_check(&root()?, access).or_fail(|| "cannot check the store")?;
     if how == How::Repair && readable == Readable::ReadOnly {
         return Err(EngineError::failed("cannot repair the store: it has features that this mlfs may only read")
             .advise("use a newer mlfs"));

@@ -23,7 +23,8 @@ pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &
             }
         }
     }
-    let says = |record: &ContainerRecord| format!("nobody listens to this socket: the daemon of {} has ended", record.name);
+    let says =
+        |record: &ContainerRecord| format!("nobody listens to this socket: the daemon of {} has ended", record.name);
     let findings = found.into_iter().map(|(socket, record)| {
         let repair = (socket.clone(), record.clone());
         Finding::leftover(socket, "socket", says(record), repair)

@@ -229,7 +229,8 @@ impl Store {
         for (layer, need) in &census.layers {
             let is_there = files.sound.remove(layer).is_some();
             let path = self.layout().index(layer);
-            let why = if is_there { Part::Index.sum(self, layer, &mut |_| {}).err() } else { Some("it is missing".into()) };
+            let why =
+                if is_there { Part::Index.sum(self, layer, &mut |_| {}).err() } else { Some("it is missing".into()) };
             let Some(why) = why else {
                 let index = plain::open(&path).map_err(IndexError::Io).and_then(|file| Index::open(&file));
                 match index {
@@ -292,7 +293,9 @@ impl Store {
                     let what = layers.map(|(_, need)| bring_back(need)).next().unwrap_or_default();
                     match damaged {
                         // As long as it lies there, a load takes it for sound.
-                        Some((part, digest)) => Cure::Repair(StoreRepair::MoveDamaged { part, digest, then: Some(what) }),
+                        Some((part, digest)) => {
+                            Cure::Repair(StoreRepair::MoveDamaged { part, digest, then: Some(what) })
+                        }
                         None => Cure::Refused(what),
                     }
                 }

@@ -89,7 +89,12 @@ impl Store {
                 return None;
             }
             Err(e) => {
-                findings.push(Finding::damage(path, "container", chain(&e), Cure::Refused("run fsck as its owner".into())));
+                findings.push(Finding::damage(
+                    path,
+                    "container",
+                    chain(&e),
+                    Cure::Refused("run fsck as its owner".into()),
+                ));
                 return None;
             }
         };
@@ -104,11 +109,13 @@ impl Store {
             return Some(record);
         }
         if record.id != id {
-            let says = format!("its record is that of the container {}: the folder was copied or renamed", short(&record.id));
+            let says =
+                format!("its record is that of the container {}: the folder was copied or renamed", short(&record.id));
             let mended = ContainerRecord { id: id.to_owned(), mounted: None, ..record.clone() };
             let others = self.list_containers().map(|listing| listing.whole).unwrap_or_default();
             let is_copy = others.iter().filter(|other| other.name == record.name).count() > 1;
-            let cure = if is_copy { move_aside(&dir) } else { Cure::Repair(StoreRepair::WriteContainer(Box::new(mended))) };
+            let cure =
+                if is_copy { move_aside(&dir) } else { Cure::Repair(StoreRepair::WriteContainer(Box::new(mended))) };
             findings.push(Finding::damage(&dir, "container", says, cure));
             return None;
         }

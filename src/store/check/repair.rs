@@ -84,7 +84,9 @@ impl StoreRepair {
             StoreRepair::WriteNames => {
                 "written anew from the manifests in the store; names that no container knows are lost".into()
             }
-            StoreRepair::MakeFolders | StoreRepair::MakeData(_) | StoreRepair::MakeUpper(_) => "made anew, empty".into(),
+            StoreRepair::MakeFolders | StoreRepair::MakeData(_) | StoreRepair::MakeUpper(_) => {
+                "made anew, empty".into()
+            }
             StoreRepair::ClearStaging
             | StoreRepair::EmptyTrash
             | StoreRepair::RemoveLocks
@@ -95,7 +97,9 @@ impl StoreRepair {
                 let then = then.as_ref().map(|then| format!("; then {then}")).unwrap_or_default();
                 format!("moved to the store's {LOST}/{then}")
             }
-            StoreRepair::Rebuild { damaged: None | Some((Part::Index, _)), .. } => "made anew from the layer's blob".into(),
+            StoreRepair::Rebuild { damaged: None | Some((Part::Index, _)), .. } => {
+                "made anew from the layer's blob".into()
+            }
             StoreRepair::Rebuild { .. } => {
                 format!("made anew from the layer's blob; the damaged one is in the store's {LOST}/")
             }
@@ -145,15 +149,16 @@ impl Store {
             }
             StoreRepair::RemoveLocks => self.clear_leftovers(),
             StoreRepair::MoveAside(path) => {
-                let _lock = self.lock_of(path)?;
-                self.move_aside(path)
+                let lock = self.lock_of(path)?;
+                self.move_aside(path)?;
+                self.drop_lock(lock, path)
             }
             StoreRepair::MoveDamaged { part, digest, .. } => self.move_damaged(*part, digest),
             StoreRepair::RemoveEmpty(path) => {
-                let _lock = self.lock_of(path)?;
+                let lock = self.lock_of(path)?;
                 match fs::remove_dir(path) {
                     Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::writing("remove", path, e)),
-                    _ => Ok(()),
+                    _ => self.drop_lock(lock, path),
                 }
             }
             StoreRepair::WriteContainer(record) => {
@@ -217,6 +222,13 @@ impl Store {
             return self.lock_volume(&name, Wait::Try);
         }
         self.lock(Mode::Exclusive, Wait::Block)
+    }
+
+    /// Frees the lock of [`Store::lock_of`]; where the record itself has gone, its file goes too.
+    fn drop_lock(&self, lock: Lock, path: &Path) -> Result<(), StoreError> {
+        let layout = self.layout();
+        let is_record = path.parent().is_some_and(|parent| parent == layout.containers() || parent == layout.volumes());
+        if is_record { lock.remove() } else { Ok(()) }
     }
 
     /// Renames something into `lost+found/`, under a name that tells where it was. Absence is no error.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Below, Checker, Gathered, Object, UpperFinding, UpperRepair, shown};
 use crate::layer::dir::override_stat;
-use crate::layer::whiteout::{METACOPY_XATTRS, OPAQUE_XATTRS, OVERRIDE_XATTR, REDIRECT_XATTRS, Redirect, WHITEOUT_XATTRS, is_mark};
+use crate::layer::whiteout::{
+    METACOPY_XATTRS, OPAQUE_XATTRS, OVERRIDE_XATTR, REDIRECT_XATTRS, Redirect, WHITEOUT_XATTRS, is_mark,
+};
 use crate::model::finding::{Cure, Finding};
 use crate::model::{FsError, Kind, NameBuf};
 use crate::sys::{Place, xattr};
@@ -112,7 +114,9 @@ impl Checker {
         if OPAQUE_XATTRS.contains(&name) {
             return match (object.kind, value) {
                 (Kind::Dir, b"y") => Verdict::Fine("nothing that layers hold in this directory counts".into()),
-                (Kind::Dir, b"x") => Verdict::Fine("empty files with a whiteout mark in it delete names of the layers".into()),
+                (Kind::Dir, b"x") => {
+                    Verdict::Fine("empty files with a whiteout mark in it delete names of the layers".into())
+                }
                 (Kind::Dir, _) => stray(&format!("the value {} means nothing", value.escape_ascii())),
                 _ => stray("it means nothing on anything but a directory"),
             };
@@ -130,7 +134,9 @@ impl Checker {
             let real = real.escape_ascii();
             return match self.ownership.uses_override() {
                 true => Verdict::Fine(format!("the attribute {real}, which the host would refuse us")),
-                false => Verdict::Note(format!("the attribute {real} of another form of upper; it has no effect in this one")),
+                false => Verdict::Note(format!(
+                    "the attribute {real} of another form of upper; it has no effect in this one"
+                )),
             };
         }
         match short(name) {
@@ -141,12 +147,14 @@ impl Checker {
             b"upper" => Verdict::Fine("the directory that an index belongs to, by its handle".into()),
             b"uuid" => Verdict::Fine("the identity of the overlay that the kernel mounted".into()),
             b"protattr" => Verdict::Fine("inode flags that the kernel keeps for users (immutable, append-only)".into()),
-            b"impure" if object.kind == Kind::Dir => {
-                Verdict::Fine("entries in it came from elsewhere, which the kernel must know to show their numbers".into())
-            }
+            b"impure" if object.kind == Kind::Dir => Verdict::Fine(
+                "entries in it came from elsewhere, which the kernel must know to show their numbers".into(),
+            ),
             b"impure" => stray("it means nothing on anything but a directory"),
             b"mlfs.probe" => stray("left by a process that tried whether attributes can be set"),
-            _ if name.starts_with(b"user.fuseoverlayfs.") => Verdict::Note("a mark of fuse-overlayfs that mlfs does not use".into()),
+            _ if name.starts_with(b"user.fuseoverlayfs.") => {
+                Verdict::Note("a mark of fuse-overlayfs that mlfs does not use".into())
+            }
             _ => Verdict::Note("no mark that this mlfs knows: it is hidden from users and left alone".into()),
         }
     }
@@ -161,11 +169,18 @@ impl Checker {
         }
         let parent = object.path.split_last().map(|(_, parent)| parent.to_vec()).unwrap_or_default();
         let is_below = object.below.is_some();
-        let says = "its directory does not say that it holds whiteouts (opaque=x): an empty file is shown instead of nothing";
+        let says =
+            "its directory does not say that it holds whiteouts (opaque=x): an empty file is shown instead of nothing";
         if !is_below {
-            return Verdict::Wrong("in an opaque directory there is nothing to delete: an empty file is shown".into(), Cure::Repair(remove));
+            return Verdict::Wrong(
+                "in an opaque directory there is nothing to delete: an empty file is shown".into(),
+                Cure::Repair(remove),
+            );
         }
-        Verdict::Wrong(says.into(), Cure::Repair(UpperRepair::HoldWhiteouts { dir: parent, like: whiteout_space(object) }))
+        Verdict::Wrong(
+            says.into(),
+            Cure::Repair(UpperRepair::HoldWhiteouts { dir: parent, like: whiteout_space(object) }),
+        )
     }
 
     fn redirect(&self, object: &Object<'_>, name: &[u8], value: &[u8], below: Option<&dyn Below>) -> Verdict {
@@ -211,7 +226,9 @@ impl Checker {
         let redirect = match mark.map(|(_, value)| Redirect::parse(value)) {
             None => None,
             Some(Some(redirect)) => Some(redirect),
-            Some(None) => return wrong("it holds no content, and where layers hold it is no path: it cannot be read".into()),
+            Some(None) => {
+                return wrong("it holds no content, and where layers hold it is no path: it cannot be read".into());
+            }
         };
         let fine = || Verdict::Fine("it holds owner, mode and attributes; layers hold its content".into());
         let Some(below) = below else { return fine() };
@@ -249,13 +266,19 @@ impl Checker {
 
     fn number(&self, object: &Object<'_>, value: &[u8], remove: UpperRepair, gathered: &mut Gathered) -> Verdict {
         let Ok(bytes) = <[u8; 8]>::try_from(value) else {
-            return Verdict::Wrong("an inode number has 8 bytes: it is shown with another one".into(), Cure::Repair(remove));
+            return Verdict::Wrong(
+                "an inode number has 8 bytes: it is shown with another one".into(),
+                Cure::Repair(remove),
+            );
         };
         let number = u64::from_le_bytes(bytes);
         let path = self.host_path(object.path);
         match gathered.numbers.get(&number) {
             Some((id, other)) if *id != object.id => {
-                let says = format!("the inode number {number} is that of {} too: programs take them for one file", other.display());
+                let says = format!(
+                    "the inode number {number} is that of {} too: programs take them for one file",
+                    other.display()
+                );
                 Verdict::Wrong(says, Cure::Repair(remove))
             }
             _ => {

@@ -130,7 +130,9 @@ impl Checker {
         let Some(stage) = self.work_folder(STAGE)? else { return Ok(()) };
         for entry in stage.read_all()? {
             let says = match &*entry.name {
-                b"incompat" => "the kernel's mark of a volatile mount that has not ended: what was not synced may be lost",
+                b"incompat" => {
+                    "the kernel's mark of a volatile mount that has not ended: what was not synced may be lost"
+                }
                 _ => "a process that has ended was making or removing it; no name of the upper leads to it",
             };
             findings.push(Finding::leftover(
@@ -158,7 +160,11 @@ impl Checker {
                 findings.push(Finding::leftover(path, "record", says, repair));
                 continue;
             }
-            let wanted = if home == LINKS { is_own_name(name.bytes()).then(|| name.bytes().to_vec()) } else { origin_of(name.bytes()).map(|o| o.bytes().to_vec()) };
+            let wanted = if home == LINKS {
+                is_own_name(name.bytes()).then(|| name.bytes().to_vec())
+            } else {
+                origin_of(name.bytes()).map(|o| o.bytes().to_vec())
+            };
             let Some(wanted) = wanted else {
                 let says = "its name is not that of a record of hard links: it belongs to nothing in this upper";
                 findings.push(Finding::damage(path, "record", says, Cure::Repair(aside())));
@@ -176,11 +182,13 @@ impl Checker {
             let mark_name = if home == LINKS { "mlfs.group" } else { "origin" };
             match mark(&marks, mark_name) {
                 Some((_, value)) if *value == wanted => {
-                    let says = "a file of a layer with several names that was copied up: its other names find the copy here";
+                    let says =
+                        "a file of a layer with several names that was copied up: its other names find the copy here";
                     findings.push(Finding::fine(path, "record", says));
                 }
                 _ => {
-                    let says = format!("its file has no mark {mark_name} that leads back here: its link count is wrong");
+                    let says =
+                        format!("its file has no mark {mark_name} that leads back here: its link count is wrong");
                     let repair = UpperRepair::MarkRecord { folder: home.to_vec(), name: name.to_buf(), value: wanted };
                     findings.push(Finding::damage(path, "record", says, Cure::Repair(repair)));
                 }
@@ -218,12 +226,16 @@ impl Checker {
                 Verdict::Wrong(says.into(), Cure::Repair(self.forget_group_marks(object)))
             }
             Ok(None) => {
-                let says = "its record is missing: its other names, still in their layer, show what was before the copy";
+                let says =
+                    "its record is missing: its other names, still in their layer, show what was before the copy";
                 let name = NameBuf::new(name);
                 match name {
                     Ok(name) => {
                         let path = object.path.to_vec();
-                        Verdict::Wrong(says.into(), Cure::Repair(UpperRepair::Record { path, folder: home.to_vec(), name }))
+                        Verdict::Wrong(
+                            says.into(),
+                            Cure::Repair(UpperRepair::Record { path, folder: home.to_vec(), name }),
+                        )
                     }
                     Err(_) => Verdict::Wrong(says.into(), Cure::Repair(self.forget_group_marks(object))),
                 }
@@ -251,17 +263,21 @@ impl Checker {
             return Verdict::Fine(format!("shows {count:+} links to those that the host counts"));
         }
         match mark(&object.marks, "origin") {
-            Some((_, value)) => match Origin::parse(value).map(|o| self.led_back(object, INDEX, o.index_name().as_bytes())) {
-                None => {
-                    let says = "its origin is no handle of a file: the group it belongs to is lost";
-                    Verdict::Wrong(says.into(), Cure::Repair(remove()))
+            Some((_, value)) => {
+                match Origin::parse(value).map(|o| self.led_back(object, INDEX, o.index_name().as_bytes())) {
+                    None => {
+                        let says = "its origin is no handle of a file: the group it belongs to is lost";
+                        Verdict::Wrong(says.into(), Cure::Repair(remove()))
+                    }
+                    Some(Verdict::Fine(_)) if base == b'U' => {
+                        Verdict::Fine(format!("shows {count:+} links to those that the host counts"))
+                    }
+                    Some(Verdict::Fine(_)) => {
+                        Verdict::Fine(format!("shows {count:+} links to those that the layer counts"))
+                    }
+                    Some(other) => other,
                 }
-                Some(Verdict::Fine(_)) if base == b'U' => Verdict::Fine(format!("shows {count:+} links to those that the host counts")),
-                Some(Verdict::Fine(_)) => {
-                    Verdict::Fine(format!("shows {count:+} links to those that the layer counts"))
-                }
-                Some(other) => other,
-            },
+            }
             None => Verdict::Stray("it counts the links of a group, but the file is of none".into()),
         }
     }

@@ -120,7 +120,8 @@ impl Checker {
             }
             UpperRepair::MakeOpaque { path, redirect } => {
                 let place = self.place_of(path)?;
-                let space: &[u8] = if redirect.starts_with(b"trusted.") { b"trusted.overlay." } else { b"user.overlay." };
+                let space: &[u8] =
+                    if redirect.starts_with(b"trusted.") { b"trusted.overlay." } else { b"user.overlay." };
                 xattr::set(&place, &[space, b"opaque"].concat(), b"y", SetMode::Any)?;
                 remove_mark(&place, redirect)?;
                 sync(&place)
@@ -199,7 +200,8 @@ impl Checker {
         let records = work.open_child(Name::new(folder)?)?;
         let Some((last, parent)) = path.split_last() else { return Err(FsError::Invalid) };
         let dir = dir_of(&self.root, parent)?;
-        let linked = linkat(&*dir.open()?, last.as_name().os(), &*records.open()?, name.as_name().os(), AtFlags::empty());
+        let linked =
+            linkat(&*dir.open()?, last.as_name().os(), &*records.open()?, name.as_name().os(), AtFlags::empty());
         match linked {
             Ok(()) | Err(Errno::EXIST) => records.sync(),
             Err(errno) => Err(errno.into()),
