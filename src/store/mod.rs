@@ -376,6 +376,18 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_has_lost_its_meta_keeps_the_names_of_its_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let names = "{\"schemaVersion\":2,\"manifests\":[],\"annotations\":{\"mine\":\"x\"}}";
+        std::fs::write(store.layout().oci_index(), names).unwrap();
+        std::fs::remove_file(store.layout().meta()).unwrap();
+        Store::open(dir.path(), Access::Write).unwrap();
+        assert!(store.layout().meta().is_file());
+        assert_eq!(std::fs::read_to_string(store.layout().oci_index()).unwrap(), names);
+    }
+
+    #[test]
     fn a_store_is_created_on_first_use_and_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("a/b");

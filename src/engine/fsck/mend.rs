@@ -7,15 +7,14 @@ use crate::model::Digest;
 use crate::store::check::{StoreFinding, StoreRepair};
 
 use super::super::{OrFail, Result, ending, filling, load};
-use super::{Check, Done, How, Report};
+use super::{Check, Done, How, Mend, Report};
 
 impl Check<'_> {
     /// Tells all, and mends what can be mended.
     pub(super) fn mend_all(&self, findings: Vec<StoreFinding>, report: &mut Report) {
         let mut rebuilt = HashSet::new();
         let mut mend = |repair: &StoreRepair| self.mend(repair, &mut rebuilt);
-        let mend: Option<&mut dyn FnMut(&StoreRepair) -> Result<Done>> =
-            if self.how == How::Repair { Some(&mut mend) } else { None };
+        let mend: Mend<'_, StoreRepair> = if self.how == How::Repair { Some(&mut mend) } else { None };
         report.add(order(findings), StoreRepair::describe, mend);
     }
 

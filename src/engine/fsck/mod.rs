@@ -93,12 +93,7 @@ impl Report {
     }
 
     /// Adds findings, mending them by `mend`; `None` only looks.
-    fn add<R>(
-        &mut self,
-        findings: Vec<Finding<R>>,
-        describe: impl Fn(&R) -> String,
-        mend: Option<&mut dyn FnMut(&R) -> Result<Done>>,
-    ) {
+    fn add<R>(&mut self, findings: Vec<Finding<R>>, describe: impl Fn(&R) -> String, mend: Mend<'_, R>) {
         let mut mend = mend;
         for finding in findings {
             let Finding { path, kind, grade, says, cure } = finding;
@@ -121,6 +116,9 @@ impl Report {
         }
     }
 }
+
+/// Carries repairs out; `None` only looks.
+type Mend<'a, R> = Option<&'a mut dyn FnMut(&R) -> Result<Done>>;
 
 /// How far a repair has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::model::finding::Finding;
 use crate::store::container::ContainerRecord;
 
 use super::super::control;
-use super::{Check, Done, How, Report};
+use super::{Check, Done, How, Mend, Report};
 
 pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &mut Report) {
     // Whoever makes a socket holds the liveness lock before.
@@ -36,7 +36,6 @@ pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &
         }
         Ok(Done::Whole)
     };
-    let mend: Option<&mut dyn FnMut(&(PathBuf, ContainerRecord)) -> super::Result<Done>> =
-        if check.how == How::Repair { Some(&mut remove) } else { None };
+    let mend: Mend<'_, (PathBuf, ContainerRecord)> = if check.how == How::Repair { Some(&mut remove) } else { None };
     report.add(findings.collect(), |_| "removed".to_owned(), mend);
 }

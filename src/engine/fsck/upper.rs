@@ -17,7 +17,7 @@ use super::super::assemble::{OpenAs, open_path, ownership, top_first};
 use super::super::state::{State, state};
 use super::super::{EngineError, OrFail, Result, image, layers, mount};
 use super::links::Walk;
-use super::{Check, Done, How, Report};
+use super::{Check, Done, How, Mend, Report};
 
 /// An upper by its directories.
 #[derive(Clone, Debug)]
@@ -183,8 +183,7 @@ impl Opened {
             self.checker.repair(repair).or_fail(|| format!("cannot repair the upper {}", self.walk.upper.display()))?;
             Ok(Done::Whole)
         };
-        let mend: Option<&mut dyn FnMut(&UpperRepair) -> Result<Done>> =
-            if how == How::Repair { Some(&mut mend) } else { None };
+        let mend: Mend<'_, UpperRepair> = if how == How::Repair { Some(&mut mend) } else { None };
         report.add(found, UpperRepair::describe, mend);
     }
 

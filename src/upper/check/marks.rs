@@ -15,8 +15,11 @@ use crate::sys::{Place, xattr};
 /// What stands for the whiteout device among marks, which is no attribute.
 pub(super) const DEVICE: &[u8] = b"char 0:0";
 
-/// The marks of an object: names and values, by name.
-pub(super) fn of(place: &Place) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FsError> {
+/// The name of a mark, and its value.
+pub(super) type Mark = (Vec<u8>, Vec<u8>);
+
+/// The marks of an object, by name.
+pub(super) fn of(place: &Place) -> Result<Vec<Mark>, FsError> {
     let mut marks = Vec::new();
     for name in xattr::list(place)? {
         if is_mark(&name)

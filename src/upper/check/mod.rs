@@ -83,7 +83,7 @@ struct Object<'a> {
     /// Its directory holds whiteouts by attribute.
     in_xattr_dir: bool,
     /// Its marks, by name.
-    marks: Vec<(Vec<u8>, Vec<u8>)>,
+    marks: Vec<marks::Mark>,
 }
 
 /// What is gathered on the way.

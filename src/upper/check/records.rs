@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::marks::of;
+use super::marks::{Mark, Verdict, of};
 use super::{Checker, Object, UpperFinding, UpperRepair};
 use crate::layer::origin::Origin;
 use crate::model::finding::{Cure, Finding};
@@ -14,8 +14,6 @@ use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
 use crate::sys::{Dir, FileId, Place};
 use crate::upper::recover::{INDEX, LINKS, STAGE};
-
-use super::marks::Verdict;
 
 /// What a layer has of a hard-link group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub struct RecordFacts {
 }
 
 /// The mark `wanted` of an object, whichever space it stands in.
-fn mark<'a>(marks: &'a [(Vec<u8>, Vec<u8>)], wanted: &str) -> Option<&'a (Vec<u8>, Vec<u8>)> {
+fn mark<'a>(marks: &'a [Mark], wanted: &str) -> Option<&'a Mark> {
     let is_it = |space: &str, name: &[u8]| name == format!("{space}.overlay.{wanted}").as_bytes();
     marks.iter().find(|(name, _)| is_it("trusted", name) || is_it("user", name))
 }
@@ -153,7 +151,7 @@ impl Checker {
             let name = Name::new(&entry.name)?;
             let path = self.work_place(&[home, name.bytes()]);
             let attr = attr_of(&records.stat_child(name)?)?;
-            let aside = || UpperRepair::MoveAside { folder: Some(home.to_vec()), name: name.clone().to_buf() };
+            let aside = || UpperRepair::MoveAside { folder: Some(home.to_vec()), name: name.to_buf() };
             if home == INDEX && name.bytes().starts_with(b"#") {
                 let says = "what kernel overlayfs had under way in its index when it ended";
                 let repair = UpperRepair::RemoveWork { folder: home.to_vec(), name: name.to_buf() };
