@@ -420,7 +420,8 @@ fn records_of_the_store() {
                 dir(&s.path("trash/t.1"));
                 dir(&s.path("trash/t.1/shut"));
                 write(s.path("trash/t.1/shut/f"), "");
-                std::fs::set_permissions(s.path("trash/t.1/shut"), std::fs::Permissions::from_mode(0o000)).expect("chmod");
+                std::fs::set_permissions(s.path("trash/t.1/shut"), std::fs::Permissions::from_mode(0o000))
+                    .expect("chmod");
             },
             "it was being removed",
             Mended,

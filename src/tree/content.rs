@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::merge::{at_path, path_in_layers};
+use super::merge::{at_path, beside, lowers_of, path_in_layers};
 use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::layer::Metacopy;
@@ -46,7 +46,8 @@ impl Tree {
             },
             _ => return Err(FsError::Stale),
         };
-        Ok(Whereabouts::Below(content_below(branch, path_of(node)?, mark, first)?))
+        let (parent, name) = super::copy_up::newest_link(node).ok_or(FsError::Stale)?;
+        Ok(Whereabouts::Below(content_below(branch, &lowers_of(&parent), name, mark, first)?))
     }
 
     /// A file of the upper is about to get another name: if it holds metadata only and no path to its content (as kernel
@@ -61,9 +62,11 @@ impl Tree {
         }
         let Some(place) = self.hold(node)? else { return Ok(()) };
         match upper.reader().metacopy_at(&place)? {
-            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &path_of(node)?),
+            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &Redirect::Path(path_of(node)?)),
             Some(Metacopy { redirect: Some(Redirect::Name(other)) }) => match super::copy_up::newest_link(node) {
-                Some((parent, _)) => upper.set_redirect(&place, &path_in_layers(&parent, other.as_name())?),
+                Some((parent, _)) => {
+                    upper.set_redirect(&place, &Redirect::Path(path_in_layers(&parent, other.as_name())?))
+                }
                 None => Ok(()),
             },
             _ => Ok(()),
@@ -71,39 +74,39 @@ impl Tree {
     }
 }
 
-/// The lower that holds the content of a metadata-only file, whose own path in layers is `path`; `first` is the topmost
-/// layer that is deeper than the file.
+/// Follows the marks of a file that holds metadata only, down to its content: beside it at `name`, in what layers from
+/// index `first` on hold of its directory (`dir`), or at a path from their roots.
 pub(super) fn content_below(
     branch: &Branch,
-    mut path: Vec<NameBuf>,
+    dir: &[Lower],
+    mut name: NameBuf,
     mut mark: Metacopy,
     mut first: usize,
 ) -> Result<Lower, FsError> {
+    let mut path: Option<Vec<NameBuf>> = None;
     loop {
-        match mark.redirect {
-            None => {}
-            Some(Redirect::Path(other)) => path = other,
-            Some(Redirect::Name(other)) => {
+        match (mark.redirect, &mut path) {
+            (None, _) => {}
+            (Some(Redirect::Path(other)), _) => path = Some(other),
+            (Some(Redirect::Name(other)), None) => name = other,
+            (Some(Redirect::Name(other)), Some(path)) => {
                 path.pop();
                 path.push(other);
             }
         }
-        let lower = find_file(branch, first, &path)?;
+        let found = match &path {
+            Some(path) => at_path(branch, first, path)?,
+            None => beside(branch, dir, first, name.as_name())?,
+        };
+        let Some((lower, _)) = found.lowers.into_iter().next().filter(|(_, found)| found.attr.kind == Kind::File)
+        else {
+            let at = path.map_or(Redirect::Name(name), Redirect::Path).value();
+            let what = format!("the content of a metadata-only copy is not at {}", at.escape_ascii());
+            return Err(FsError::Corrupt { layer: branch.label().to_owned(), what });
+        };
         match branch.layer(&lower)?.metacopy(&lower.entry)? {
             None => return Ok(lower),
             Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
-        }
-    }
-}
-
-fn find_file(branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Lower, FsError> {
-    let sources = at_path(branch, first, path)?;
-    match sources.lowers.into_iter().next() {
-        Some((lower, found)) if found.attr.kind == Kind::File => Ok(lower),
-        _ => {
-            let text = Redirect::path_value(path);
-            let what = format!("the content of a metadata-only copy is not at {}", text.escape_ascii());
-            Err(FsError::Corrupt { layer: branch.label().to_owned(), what })
         }
     }
 }

@@ -93,7 +93,7 @@ impl Walk {
             })
             .or_fail(what)?;
             for entry in found {
-                let (id, kind, ino) = entry.ok_or(FsError::IO).or_fail(what)?;
+                let (id, kind, ino) = entry.map_err(|_| FsError::IO).or_fail(what)?;
                 if kind == Kind::Dir {
                     todo.push(id);
                     counted.push(id);

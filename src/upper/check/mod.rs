@@ -229,7 +229,7 @@ impl Checker {
 
 /// A path of the layers, for messages.
 fn shown(path: &[NameBuf]) -> String {
-    match Redirect::path_value(path).escape_ascii().to_string() {
+    match Redirect::Path(path.to_vec()).value().escape_ascii().to_string() {
         empty if empty.is_empty() => "/".to_owned(),
         path => path,
     }
