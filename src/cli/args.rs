@@ -11,6 +11,7 @@ use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
+use super::system::SystemCommand;
 use super::transfer::{CommitArgs, CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
@@ -87,6 +88,9 @@ pub enum Command {
     Volume(VolumeCommand),
     /// Check the store, its containers, volumes and uppers, and mend them
     Fsck(FsckArgs),
+    /// The store and the configuration
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,

@@ -204,7 +204,7 @@ impl Store {
                 Part::Index => self.layout().indexes(),
             };
             let says = format!(
-                "{count} {}{} that no image and no container needs ({bytes} bytes); the next collection takes them",
+                "{count} {}{} that no image and no container needs ({bytes} bytes); `mlfs system prune` removes them",
                 part.word(),
                 match (part, count) {
                     (_, 1) => "",
