@@ -54,6 +54,37 @@ fn a_saved_layout_is_the_one_that_was_loaded() {
 }
 
 #[test]
+fn two_saves_into_one_layout_lose_no_image() {
+    world(|w| {
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            w.load(name, &[layer(name)]);
+            w.unguard_store();
+        }
+        let out = w.sandbox.path("out");
+        std::thread::scope(|scope| {
+            for name in names {
+                let target = format!("oci:{}:{name}", out.display());
+                scope.spawn(move || w.mlfs().ok(["image", "save", name, &target]));
+            }
+        });
+        let index = read(out.join("index.json"));
+        assert_eq!(index.matches("sha256:").count(), names.len(), "{index}");
+        // A blob that is there and damaged is written anew.
+        let blob = list(out.join("blobs/sha256")).remove(0);
+        let blob = out.join("blobs/sha256").join(blob);
+        let good = std::fs::read(&blob).expect("read");
+        let mut bytes = good.clone();
+        bytes[0] ^= 1;
+        write(&blob, bytes);
+        for name in names {
+            w.mlfs().ok(["image", "save", name, &format!("oci:{}:{name}", out.display())]);
+        }
+        assert!(std::fs::read(&blob).expect("read") == good);
+    });
+}
+
+#[test]
 fn a_saved_archive_is_loaded_again() {
     world(|w| {
         w.load("example/app:2.0", &difficult::layers());
