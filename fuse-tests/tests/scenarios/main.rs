@@ -2,6 +2,7 @@
 //! The same scenarios on kernel overlayfs, fuse-overlayfs and mlfs in its three forms.
 
 mod copy_up;
+mod copy_up_keeps;
 mod io;
 mod links;
 mod marks;
