@@ -213,7 +213,117 @@ fn directory_times_stay_when_a_child_is_copied_up(s: &mut Scene) {
     assert_eq!(mode & 0o7777, 0o600);
 }
 
+// Marks of layer formats, ours included, are never a user's: not when a layer carries them, nor after a copy-up, and what
+// sets them says no and changes nothing.
+fn marks_are_hidden_and_not_forged(s: &mut Scene) {
+    s.skip_when(!s.driver.is_mlfs(), "the rivals hide fewer names");
+    s.is_not_judged("kernel overlayfs hides its own form only, and takes the other for a user's");
+    let mut marks = vec!["user.overlay.foo", "user.overlay.mlfs.ino", "user.overlay.mlfs.group", "user.overlay.nlink"];
+    marks.extend(["user.fuseoverlayfs.opaque", "user.overlay.protattr"]);
+    let aside = "user.overlay.mlfs.aside.security.capability";
+    let root = ["trusted.overlay.origin", "trusted.overlay.mlfs.ino", "trusted.overlay.overlay.opaque"];
+    s.layer(|l| {
+        for name in ["small", "d/f"] {
+            let item = l.file(name, "content").xattr("user.mine", "m");
+            for mark in &marks {
+                item.xattr(mark, "y");
+            }
+        }
+        l.file("big", vec![b'b'; 100_000]).xattr("user.mine", "m");
+        l.symlink("link", "small");
+        l.dir("d").xattr("user.overlay.foo", "y");
+        l.dir("plain");
+        l.file("plain/f", "f");
+    });
+    s.mount();
+    let before = s.tree();
+    let forge = |s: &Scene| {
+        for path in ["small", "big", "d", "d/f", "link", "plain"] {
+            for mark in
+                marks.iter().chain(&root).chain(&[aside, "user.containers.override_stat", "user.overlay.opaque"])
+            {
+                let (path, what) = (s.p(path), format!("{mark} on {path}"));
+                let set = rustix::fs::lsetxattr(&path, *mark, b"y", rustix::fs::XattrFlags::empty());
+                assert!(set.is_err(), "{what} was set");
+                assert!(rustix::fs::lgetxattr(&path, *mark, &mut [0u8; 9][..]).is_err(), "{what} is shown");
+                assert!(rustix::fs::lremovexattr(&path, *mark).is_err(), "{what} was removed");
+            }
+        }
+    };
+    forge(s);
+    s.tree().assert_same(&before, fuse_tests::Compare::ALL, "after what was refused");
+    s.sh("chmod 600 small big d/f; chmod 711 d plain; chown -h $(id -u) link").ok();
+    forge(s);
+    let after = s.tree();
+    for path in ["small", "d/f", "big"] {
+        let names: Vec<_> = after.node(path).xattrs.keys().map(|name| name.escape_ascii().to_string()).collect();
+        assert_eq!(names, ["user.mine"], "{path}");
+    }
+    for path in ["d", "plain", "link"] {
+        assert!(after.node(path).xattrs.is_empty(), "{path}");
+    }
+}
+
+/// Blocks that hold content in the upper, by name: of whoever copied data there.
+fn blocks_in_upper(s: &Scene, path: &str) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(s.upper().join(path)).expect("in the upper").blocks() * 512
+}
+
+// Five changes that are none of the content copy none; what changes the content does.
+fn attributes_of_a_large_file_copy_no_content(s: &mut Scene) {
+    const SIZE: usize = 4 << 20;
+    s.skip_when(matches!(s.driver, fuse_tests::driver::Driver::MlfsImage), "its upper is the store's");
+    s.skip_when(s.driver == fuse_tests::driver::Driver::FuseOverlayfs, "the rival copies whole files");
+    let is_partial = s.driver.is_mlfs() || s.identity == fuse_tests::identity::Identity::Root;
+    s.skip_when(!is_partial, "kernel overlayfs: metacopy=on works in the initial namespace only");
+    s.has_lower_links();
+    let changes = ["chmod", "chown", "utime", "xattr", "rename", "link"];
+    let follow = ["write", "mmap", "truncate", "fallocate", "copy_file_range"];
+    s.layer(|l| {
+        for name in changes.iter().chain(&follow) {
+            l.file(*name, vec![b'x'; SIZE]);
+        }
+        l.file("source", vec![b's'; 10]);
+    });
+    s.mount();
+    s.sh("chmod 600 chmod; chown $(id -u):$(id -g) chown; setfattr -n user.a -v b xattr").ok();
+    // touch(1) would open it for writing.
+    set_mtime(&s.p("utime"), (1_500_000_000, 5));
+    s.sh("mv rename renamed; ln link linked; chmod 640 write mmap truncate fallocate copy_file_range").ok();
+    for name in ["chmod", "chown", "utime", "xattr", "renamed", "linked", "link"].iter().chain(&follow) {
+        assert!(blocks_in_upper(s, name) < 65_536, "{name} was copied: {} bytes", blocks_in_upper(s, name));
+    }
+    s.python(
+        "import mmap\n\
+         f = os.open('write', os.O_RDWR); os.pwrite(f, b'new', 5)\n\
+         f = os.open('mmap', os.O_RDWR); m = mmap.mmap(f, 0); m[5:8] = b'new'; m.flush()\n\
+         os.truncate('truncate', 1 << 20)\n\
+         f = os.open('fallocate', os.O_RDWR); os.posix_fallocate(f, 0, 5 << 20)\n\
+         f, g = os.open('source', os.O_RDONLY), os.open('copy_file_range', os.O_RDWR)\n\
+         assert os.copy_file_range(f, g, 10, 0, 5) == 10",
+    )
+    .ok();
+    let check = |s: &Scene| {
+        let expect = |name: &str, size: usize, at: std::ops::Range<usize>, text: &[u8]| {
+            let content = std::fs::read(s.p(name)).expect("read");
+            assert_eq!((content.len(), &content[at.clone()]), (size, text), "{name}");
+            let rest = content[..at.start].iter().chain(&content[at.end..SIZE.min(size)]);
+            assert!(rest.into_iter().all(|byte| *byte == b'x'), "{name} lost its content");
+        };
+        expect("write", SIZE, 5..8, b"new");
+        expect("mmap", SIZE, 5..8, b"new");
+        expect("truncate", 1 << 20, 0..0, b"");
+        expect("fallocate", 5 << 20, 0..0, b"");
+        expect("copy_file_range", SIZE, 5..15, b"ssssssssss");
+    };
+    check(s);
+    s.remount();
+    check(s);
+}
+
 scenarios! {
+    marks_are_hidden_and_not_forged, attributes_of_a_large_file_copy_no_content,
     times_of_all_kinds, modes_of_files, capabilities, access_control_lists, attributes_of_many_sizes, holes,
     directory_times_stay_when_a_child_is_copied_up,
 }
