@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::IoMode;
 use crate::model::ids::{IdMap, IdRange};
 
 use super::spec::MountSpec;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub stop_timeout: Option<Duration>,
     /// Let other users in.
     pub allow_other: Option<bool>,
+    /// Who reads and writes contents.
+    pub io: Option<IoMode>,
     /// Lift nosuid.
     pub suid: Option<bool>,
     /// Lift nodev.
@@ -85,10 +88,75 @@ impl Settings {
             gidmap: earlier.gidmap.into_iter().chain(self.gidmap).collect(),
             stop_timeout: self.stop_timeout.or(earlier.stop_timeout),
             allow_other: self.allow_other.or(earlier.allow_other),
+            io: self.io.or(earlier.io),
             suid: self.suid.or(earlier.suid),
             dev: self.dev.or(earlier.dev),
             foreground: self.foreground.or(earlier.foreground),
         }
+    }
+
+    /// Everything that is said here, by the keys of the configuration files: one line per value of a list.
+    pub fn entries(&self) -> Vec<(&'static str, String)> {
+        // Taken apart, so that nobody forgets a new one here.
+        let Settings {
+            root,
+            log_level,
+            name,
+            upper,
+            mounts,
+            read_only,
+            rm,
+            labels,
+            owner,
+            uidmap,
+            gidmap,
+            stop_timeout,
+            allow_other,
+            io,
+            suid,
+            dev,
+            foreground,
+        } = self;
+        let mut entries = Vec::new();
+        let mut say = |key: &'static str, value: Option<String>| entries.extend(value.map(|value| (key, value)));
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let flag = |flag: &Option<bool>| flag.map(|flag| flag.to_string());
+        say("root", path(root));
+        say("log-level", log_level.map(|level| level.to_string().to_lowercase()));
+        say("name", name.clone());
+        say("upper", path(upper));
+        for mount in mounts {
+            say("mount", serde_json::to_string(mount).ok());
+        }
+        say("read-only", flag(read_only));
+        say("rm", flag(rm));
+        for (key, value) in labels {
+            say("label", Some(format!("{key}={value}")));
+        }
+        say(
+            "owner",
+            owner.map(|owner| match owner {
+                Owner::Me => "me".to_owned(),
+                Owner::Ids { uid, gid } => format!("{uid}:{gid}"),
+            }),
+        );
+        for (key, ranges) in [("uidmap", uidmap), ("gidmap", gidmap)] {
+            for range in ranges {
+                say(key, Some(format!("{}:{}:{}", range.inner, range.outer, range.count)));
+            }
+        }
+        say("stop-timeout", stop_timeout.map(|time| format!("{}s", time.as_secs_f64())));
+        say("allow-other", flag(allow_other));
+        say("io", io.map(|io| io.word().to_owned()));
+        say("suid", flag(suid));
+        say("dev", flag(dev));
+        say("foreground", flag(foreground));
+        entries
+    }
+
+    /// Do the values of a key add up, rather than the later one win?
+    pub fn is_list(key: &str) -> bool {
+        ["mount", "label", "uidmap", "gidmap"].contains(&key)
     }
 
     /// The id maps of these settings for a caller with these ids: users, then groups.
@@ -204,6 +272,12 @@ pub fn add_options(settings: &mut Settings, text: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Parses who reads and writes contents.
+pub fn parse_io(text: &str) -> Result<IoMode> {
+    IoMode::parse(text)
+        .ok_or_else(|| EngineError::usage(format!("invalid io '{text}': write auto, passthrough or cached")))
 }
 
 /// Parses a log level: error, warn, info, debug, trace or off.
