@@ -247,7 +247,7 @@ fn write_whiteout(path: &Path, convention: Convention) {
         std::fs::write(path, b"").expect("whiteout");
         set_mark(path, "whiteout", b"y");
         let dir = path.parent().expect("a parent");
-        if crate::tree::xattrs(dir).get(mark("opaque").as_bytes()).is_none() {
+        if !crate::tree::xattrs(dir).contains_key(mark("opaque").as_bytes()) {
             set_mark(dir, "opaque", b"x");
         }
     } else {

@@ -196,4 +196,5 @@ os.unlink('c0')
     s.lists("g2", &["d"]);
 }
 
-scenarios! { of_other_kinds_change, in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }
+scenarios! {
+groups_of_layers, of_other_kinds_change, in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }

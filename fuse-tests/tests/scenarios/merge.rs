@@ -243,7 +243,7 @@ assert len({os.lstat(path).st_ino for path in files}) == len(files) - 3, 'three 
     check(s, "after the changes");
     s.remount();
     check(s, "after a remount");
-    s.python(&format!("{}", &script[script.find("for root, dirs, files").expect("there")..])).ok();
+    s.python(&script[script.find("for root, dirs, files").expect("there")..]).ok();
 }
 
 scenarios! {
