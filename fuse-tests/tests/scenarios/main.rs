@@ -16,6 +16,7 @@ mod names;
 mod owner;
 mod privilege;
 mod ranges;
+mod removed;
 mod rename;
 mod special;
 mod times;
