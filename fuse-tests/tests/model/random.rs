@@ -13,9 +13,9 @@ pub const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "h0", "h1"];
 /// Where a volume is mounted, if there is one. No layer hides it.
 pub const VOLUME: &str = "v";
 
-/// xorshift64*: small, seeded, the same everywhere.
+/// Random numbers, and what may come of them.
 pub struct Random {
-    state: u64,
+    numbers: fuse_tests::random::Random,
     /// Whether paths lead into the volume now and then.
     pub has_volume: bool,
     /// Whether layers have hard links.
@@ -25,20 +25,15 @@ pub struct Random {
 impl Random {
     /// A sequence of its own for every seed.
     pub fn new(seed: u64) -> Random {
-        Random { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, has_volume: false, has_links: true }
+        Random { numbers: fuse_tests::random::Random::new(seed), has_volume: false, has_links: true }
     }
 
-    /// A number below a bound.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    fn below(&mut self, bound: usize) -> usize {
+        self.numbers.below(bound)
     }
 
-    /// One of several.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        self.numbers.pick(from)
     }
 
     fn path(&mut self) -> String {
