@@ -90,20 +90,23 @@ impl Fs {
     pub fn setattr(&self, id: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let branch = Arc::clone(node.branch());
-        let extent = match set.size {
-            None => Extent::Metadata,
-            Some(0) => Extent::Nothing,
-            Some(_) => Extent::Whole,
-        };
+        let extent = if set.size.is_some() { Extent::Whole } else { Extent::Metadata };
         // Ids that have no place in the map are refused before anything changes.
         if set.uid.is_some() || set.gid.is_some() {
             self.changed_stat(Stat::of(&self.stored_attr(&node)?), set)?;
         }
-        let place = self.reach_writable(&node, extent)?;
+        let emptied = if set.size == Some(0) { self.tree.emptied(&node)? } else { None };
         let upper = branch.writable_upper()?;
-        if let Some(size) = set.size {
-            self.truncate(&node, &place, handle, size)?;
-        }
+        let place = match (emptied, set.size) {
+            (Some(file), _) => Place::Fd(file),
+            (None, size) => {
+                let place = self.reach_writable(&node, extent)?;
+                if let Some(size) = size {
+                    self.truncate(&node, &place, handle, size)?;
+                }
+                place
+            }
+        };
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;
         if changes_stat {

@@ -174,6 +174,7 @@ impl Fs {
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
         let place = self.reach_writable(&node, Extent::Metadata)?;
+        self.tree.keep_content(&node)?;
         let dir = self.tree.writable_dir(&parent)?;
         let resolving = self.tree.resolving();
         let _names = lock(&parent.names);

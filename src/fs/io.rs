@@ -67,14 +67,16 @@ impl Fs {
             Kind::Symlink | Kind::Fifo | Kind::Char | Kind::Block | Kind::Socket => return Err(FsError::Invalid),
         }
         let content = if flags.write || flags.truncate {
-            let extent = if flags.truncate { Extent::Nothing } else { Extent::Whole };
-            let place = self.reach_writable(&node, extent)?;
-            let file = open_for_writing(&place)?;
+            // Emptied and opened in one: an error for want of descriptors leaves the old content.
+            let file = match if flags.truncate { self.tree.emptied(&node)? } else { None } {
+                Some(file) => file,
+                None => Arc::new(open_for_writing(&self.reach_writable(&node, Extent::Whole)?)?),
+            };
             if flags.truncate {
-                rustix::fs::ftruncate(&file, 0)?;
-                self.clear_privileges(&node, &place, flags.clears_set_id)?;
+                rustix::fs::ftruncate(&*file, 0)?;
+                self.clear_privileges(&node, &Place::Fd(Arc::clone(&file)), flags.clears_set_id)?;
             }
-            Content::Writable(Arc::new(file))
+            Content::Writable(file)
         } else {
             self.open_for_reading(&node)?
         };

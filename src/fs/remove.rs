@@ -27,9 +27,8 @@ impl Fs {
         let branch = Arc::clone(parent.branch());
         let upper = branch.writable_upper()?;
         // What is not there needs no copy-up of its directory.
-        {
-            let resolving = self.tree.resolving();
-            self.tree.resolve(&resolving, &parent, name)?.ok_or(FsError::NotFound)?;
+        if !self.record_links(&parent, name)? {
+            return Err(FsError::NotFound);
         }
         let dir = self.tree.writable_dir(&parent)?;
         let resolving = self.tree.resolving();
@@ -49,6 +48,7 @@ impl Fs {
                 }
             }
             (_, true) => return Err(FsError::NotDir),
+            (_, false) if sources.is_linked_below() => return Err(FsError::Stale),
             (_, false) => {}
         }
         let known = self.tree.peek(&parent, &sources);
@@ -63,6 +63,24 @@ impl Fs {
         upper.reader().outdate_listing(&dir);
         self.name_is_gone(&branch, (&parent, name), &sources, known.as_ref(), hold);
         Ok(())
+    }
+
+    /// Prepares a name that is about to go, before locks are taken: where it is one of several of a file of a layer, the
+    /// others are counted on a copy from now on. Is there anything at the name?
+    pub(super) fn record_links(&self, parent: &Arc<Node>, name: Name<'_>) -> Result<bool, FsError> {
+        let node = {
+            let resolving = self.tree.resolving();
+            match self.tree.resolve(&resolving, parent, name)? {
+                None => return Ok(false),
+                Some(Resolved::Found(sources)) if sources.is_linked_below() => {
+                    self.tree.enter(parent, name, sources)?.0
+                }
+                Some(_) => return Ok(true),
+            }
+        };
+        let recorded = self.tree.record_group(&node);
+        self.forget(node.id(), 1);
+        recorded.map(|()| true)
     }
 
     /// The name has gone: nodes and links follow. What fails here is logged, because the operation itself has happened.
@@ -93,17 +111,9 @@ impl Fs {
 
     /// Keeps the links of a hard-link group right when a name that stands in a layer is gone.
     fn count_lost_name(&self, branch: &Branch, sources: &Sources) -> Result<(), FsError> {
-        let upper = branch.writable_upper()?;
-        match (&sources.upper, sources.lowers.first()) {
-            (Some(found), _) => match found.via {
-                Via::Group(group) => upper.lose_layer_name(group, Some(&found.place)),
-                Via::Name => Ok(()),
-            },
-            (None, Some((lower, _))) => match lower.group {
-                Some(group) => upper.lose_layer_name(group, None),
-                None => Ok(()),
-            },
-            (None, None) => Ok(()),
+        match &sources.upper {
+            Some(found) if found.via == Via::Group => branch.writable_upper()?.lose_layer_name(&found.place),
+            _ => Ok(()),
         }
     }
 

@@ -52,8 +52,10 @@ impl Fs {
         let branch = Arc::clone(from_parent.branch());
         branch.writable_upper()?;
         self.prepare(&from_parent, from.1)?;
-        if mode == RenameMode::Exchange {
-            self.prepare(&to_parent, to.1)?;
+        match mode {
+            RenameMode::Exchange => self.prepare(&to_parent, to.1)?,
+            RenameMode::Replace => drop(self.record_links(&to_parent, to.1)?),
+            RenameMode::NoReplace => {}
         }
         let from = End { dir: self.tree.writable_dir(&from_parent)?, parent: from_parent, name: from.1 };
         let to = End { dir: self.tree.writable_dir(&to_parent)?, parent: to_parent, name: to.1 };
@@ -80,7 +82,7 @@ impl Fs {
                 Resolved::Found(sources) => self.tree.enter(parent, name, sources)?.0,
             }
         };
-        let result = self.tree.writable(&node, Extent::Metadata).map(|_| ());
+        let result = self.tree.writable(&node, Extent::Metadata).and_then(|_| self.tree.keep_content(&node));
         self.forget(node.id(), 1);
         result
     }
@@ -126,6 +128,9 @@ impl Fs {
                 return Ok(());
             }
             self.check_replaceable(renaming, to, is_dir, target)?;
+            if target.is_linked_below() {
+                return Err(FsError::Stale);
+            }
         }
         let known = target.as_ref().and_then(|target| self.tree.peek(&to.parent, target));
         let held = match &target {

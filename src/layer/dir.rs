@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{OFlags, Stat};
 
+use super::origin::{Origin, Side, Uuid, uuid_of};
 use super::whiteout::{self, DirMarks, OciName, OciName::Plain};
 use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Metacopy, Traits};
 use crate::model::cookie::NameHash;
@@ -44,6 +45,8 @@ pub struct DirLayer {
     label: String,
     form: HostForm,
     listings: Mutex<VecDeque<Cached>>,
+    /// Identity of the root's filesystem, once somebody has asked.
+    uuid: OnceLock<Option<Uuid>>,
 }
 
 /// A listing that is kept.
@@ -69,7 +72,7 @@ impl DirLayer {
 
     /// Reads `root` as a layer.
     pub fn from_dir(root: Arc<Dir>, label: String, form: HostForm) -> Self {
-        DirLayer { root, label, form, listings: Mutex::default() }
+        DirLayer { root, label, form, listings: Mutex::default(), uuid: OnceLock::new() }
     }
 
     /// The root directory.
@@ -174,6 +177,16 @@ impl DirLayer {
     /// Is `name` one of these marks, in a place where not everybody can write it?
     fn is_trusted(&self, marks: &[&[u8]], name: &[u8]) -> bool {
         marks.contains(&name) && (self.form.trusts_user_marks || name.starts_with(b"trusted."))
+    }
+
+    /// The lasting name of the object at `place`; `None` where the filesystem has none, or is not the root's.
+    pub fn origin_at(&self, place: &Place, side: Side) -> Result<Option<Origin>, FsError> {
+        // A root that cannot be opened has no identity: then groups are recorded in our own form.
+        let uuid = self.uuid.get_or_init(|| self.root.open_readable().and_then(uuid_of).unwrap_or_default());
+        match uuid {
+            Some(uuid) if place.stat()?.st_dev == self.root.id().dev => Origin::of(place, uuid, side),
+            _ => Ok(None),
+        }
     }
 
     fn damaged(&self, what: String) -> FsError {
@@ -364,6 +377,10 @@ impl Layer for DirLayer {
 
     fn dir_marks(&self, dir: &Entry) -> Result<DirMarks, FsError> {
         self.marks(Self::dir(dir)?)
+    }
+
+    fn origin(&self, entry: &Entry) -> Result<Option<Origin>, FsError> {
+        self.origin_at(&Self::place(entry)?, Side::Lower)
     }
 
     fn list(

@@ -17,6 +17,7 @@ pub mod dir;
 pub mod image;
 pub mod index;
 pub mod mem;
+pub mod origin;
 pub mod whiteout;
 
 #[cfg(test)]
@@ -142,6 +143,11 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Does the file `entry` hold metadata only, its content lying in a deeper layer? Then where: at its own path (`None`
     /// inside), or elsewhere.
     fn metacopy(&self, _entry: &Entry) -> Result<Option<Metacopy>, FsError> {
+        Ok(None)
+    }
+
+    /// The file's lasting name on the host, as kernel overlayfs writes it. `None` where the layer has no such names.
+    fn origin(&self, _entry: &Entry) -> Result<Option<origin::Origin>, FsError> {
         Ok(None)
     }
 

@@ -11,6 +11,7 @@ use crate::model::FsError;
 pub mod bind;
 pub mod data;
 pub mod dir;
+pub mod handle;
 pub mod inherited;
 pub mod map;
 pub mod mount;

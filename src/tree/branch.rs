@@ -11,7 +11,7 @@ use crate::layer::{Birth, Found, Layer};
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::attr_of;
 use crate::sys::{FileId, Place};
-use crate::upper::links::Group;
+use crate::upper::links::{Group, Record};
 use crate::upper::{Upper, UpperSpec};
 
 /// What to mount.
@@ -66,6 +66,11 @@ impl Branch {
         };
         if upper.is_none() && lowers.is_empty() {
             return Err(FsError::Invalid);
+        }
+        if let (Some(upper), Some(top)) = (&upper, lowers.first())
+            && upper.uses_index()
+        {
+            upper.set_top_layer(top.origin(&top.root()?.entry)?);
         }
         let upper_dev = match (&host_file, &upper) {
             (Some(fd), _) => rustix::fs::fstat(&**fd)?.st_dev,
@@ -172,6 +177,24 @@ impl Branch {
         })
     }
 
+    /// Where the hard-link group of a lower is recorded; `None` for a file with one name.
+    pub fn record(&self, lower: &Lower) -> Result<Option<Record>, FsError> {
+        let (Some(group), Some(upper)) = (lower.group, &self.upper) else { return Ok(None) };
+        let origin = if upper.uses_index() { self.layer(lower)?.origin(&lower.entry)? } else { None };
+        Ok(Some(upper.record(group, origin)?))
+    }
+
+    /// The copy of the hard-link group of a lower, an entry of the kind `kind`, if it was copied up.
+    pub fn find_copy(&self, lower: &Lower, kind: Kind) -> Result<Option<Place>, FsError> {
+        match &self.upper {
+            Some(upper) if lower.group.is_some() && upper.has_records() => match self.record(lower)? {
+                Some(record) => upper.find_copy(&record, kind),
+                None => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
     /// Attributes of an object of the upper, with the links to show.
     pub fn attr_in_upper(&self, place: &Place) -> Result<Attr, FsError> {
         let stat = place.stat()?;
@@ -183,12 +206,8 @@ impl Branch {
         Ok(attr)
     }
 
-    /// Attributes of an entry of a layer, with the links to show.
+    /// Attributes of an entry of a layer.
     pub fn attr_in_layer(&self, lower: &Lower) -> Result<Attr, FsError> {
-        let mut attr = self.layer(lower)?.attr(&lower.entry)?;
-        if let (Some(group), Some(upper)) = (lower.group, &self.upper) {
-            attr.nlink = attr.nlink.saturating_sub(upper.count_lost_names(group)?);
-        }
-        Ok(attr)
+        self.layer(lower)?.attr(&lower.entry)
     }
 }

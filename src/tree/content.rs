@@ -49,6 +49,27 @@ impl Tree {
         self.find_below(node, branch, mark, first)
     }
 
+    /// A file of the upper is about to get another name: if it holds metadata only and no path to its content (as kernel
+    /// overlayfs leaves it), it gets one, because its name will no longer lead there. The caller holds no lock.
+    pub(crate) fn keep_content(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        let branch = node.branch();
+        let Some(upper) = branch.upper().filter(|upper| !upper.is_plain() && !branch.lowers().is_empty()) else {
+            return Ok(());
+        };
+        if node.kind() != Kind::File || !matches!(self.content(node)?, Whereabouts::Below(_)) {
+            return Ok(());
+        }
+        let Some(place) = self.hold(node)? else { return Ok(()) };
+        match upper.reader().metacopy_at(&place)? {
+            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &path_of(node)?),
+            Some(Metacopy { redirect: Some(Redirect::Name(other)) }) => match super::copy_up::newest_link(node) {
+                Some((parent, _)) => upper.set_redirect(&place, &path_in_layers(&parent, other.as_name())?),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
     fn find_below(
         &self,
         node: &Arc<Node>,

@@ -2,17 +2,19 @@
 //! Copy-up of nodes: the way to every writable place. [`Tree::writable`] and [`Tree::writable_dir`] are the only
 //! makers of places that may be written, so forgetting copy-up does not compile.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::merge::physical;
 use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::model::sync::{lock, read, write};
-use crate::model::{Attr, FsError, Kind, NameBuf};
+use crate::model::{Attr, FsError, Kind, Name, NameBuf};
 use crate::sys::node::{SetTime, attr_of};
 use crate::sys::{Dir, FileId, Place};
 use crate::upper::Upper;
 use crate::upper::copy_up::{Extent, Source};
+use crate::upper::links::Record;
 use crate::upper::stage::{Physical, Staged};
 
 /// A node that lies in the upper of a writable branch: what every change takes.
@@ -28,17 +30,23 @@ impl Writable {
     }
 }
 
+/// Which names a copy takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// The node's newest name; others of its hard-link group lead to it by the record.
+    Newest,
+    /// None: the record of its hard-link group alone leads to it, because its name is about to go.
+    Record,
+}
+
 impl Tree {
     /// The node in the upper, copied up if need be. `ReadOnly` where there is no upper to write to.
     ///
     /// The caller holds no lock of the tree. Others who want the same node wait for one copy.
     pub fn writable(&self, node: &Arc<Node>, extent: Extent) -> Result<Writable, FsError> {
         let branch = Arc::clone(node.branch());
-        if branch.is_read_only() {
-            return Err(FsError::ReadOnly);
-        }
-        let needs_content = node.kind() == Kind::File && extent != Extent::Metadata;
         let upper = branch.writable_upper()?;
+        let needs_content = node.kind() == Kind::File && extent == Extent::Whole;
         if let Some(place) = Tree::upper_place(node)
             && (!needs_content || matches!(self.content(node)?, Whereabouts::Upper))
         {
@@ -46,19 +54,68 @@ impl Tree {
         }
         let _copying = lock(&node.copy_up);
         if let Some(place) = Tree::upper_place(node) {
-            if needs_content && let Whereabouts::Below(lower) = self.content(node)? {
-                let held = self.hold(node)?.ok_or(FsError::Stale)?;
-                let attr = branch.attr_in_upper(&held)?;
-                let layer = &**branch.layer(&lower)?;
-                let content = Some((layer, &lower.entry));
-                let source = Source { layer, entry: &lower.entry, attr: &attr, number: node.ino(), content, path: &[] };
-                upper.complete(source, &held, extent)?;
-                write(&node.state).content = Some(Whereabouts::Upper);
+            if needs_content {
+                self.complete(upper, node, extent)?;
             }
             return Ok(Writable { place });
         }
+        Ok(Writable { place: self.copy_up(upper, node, extent, Naming::Newest)?.0 })
+    }
+
+    /// Makes a file empty whose content a layer holds, without copying that, and opens it for writing. `None` for a file
+    /// that holds its content itself: then nothing was done. An error leaves the old content.
+    pub fn emptied(&self, node: &Arc<Node>) -> Result<Option<Arc<OwnedFd>>, FsError> {
+        let branch = Arc::clone(node.branch());
+        let upper = branch.writable_upper()?;
+        let is_above =
+            || Ok::<_, FsError>(Tree::upper_place(node).is_some() && matches!(self.content(node)?, Whereabouts::Upper));
+        if node.kind() != Kind::File || is_above()? {
+            return Ok(None);
+        }
+        let _copying = lock(&node.copy_up);
+        if Tree::upper_place(node).is_some() {
+            return self.complete(upper, node, Extent::Nothing);
+        }
+        Ok(self.copy_up(upper, node, Extent::Nothing, Naming::Newest)?.1)
+    }
+
+    /// Copies a file up whose name in a layer is about to go while its hard-link group has others: the links are counted
+    /// on the copy. It gets no name and, if that can be found again, no content.
+    pub fn record_group(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        let branch = Arc::clone(node.branch());
+        let upper = branch.writable_upper()?;
+        let _copying = lock(&node.copy_up);
+        if Tree::upper_place(node).is_none() {
+            self.copy_up(upper, node, Extent::Mark, Naming::Record)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a node of the upper its content, or makes it empty and opens it (`Extent::Nothing`), if a layer holds it.
+    fn complete(&self, upper: &Upper, node: &Arc<Node>, extent: Extent) -> Result<Option<Arc<OwnedFd>>, FsError> {
+        let branch = node.branch();
+        let Whereabouts::Below(lower) = self.content(node)? else { return Ok(None) };
+        let held = self.hold(node)?.ok_or(FsError::Stale)?;
+        let attr = branch.attr_in_upper(&held)?;
+        let layer = &**branch.layer(&lower)?;
+        let content = Some((layer, &lower.entry));
+        let source = Source { layer, entry: &lower.entry, attr: &attr, number: node.ino(), content, path: &[] };
+        let file = upper.complete(source, &held, extent)?;
+        write(&node.state).content = Some(Whereabouts::Upper);
+        Ok(Some(file))
+    }
+
+    /// Copies a node of a layer up: where it lies now and, if it was made empty, its file. Under its copy-up lock.
+    fn copy_up(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        extent: Extent,
+        naming: Naming,
+    ) -> Result<(Place, Option<Arc<OwnedFd>>), FsError> {
+        let branch = node.branch();
         // Parents first: their locks are taken and released on the way.
-        if let Some((parent, _)) = newest_link(node) {
+        if let (Naming::Newest, Some((parent, _))) = (naming, newest_link(node)) {
             self.writable_dir(&parent)?;
         }
         let lower = read(&node.state).face().cloned().ok_or(FsError::Stale)?;
@@ -73,9 +130,9 @@ impl Tree {
             None => None,
         };
         // The content's own path: a file found by way of a redirect may be called otherwise now.
-        let is_marked = extent.of(&attr) == Extent::Metadata;
+        let is_marked = extent.of(&attr) == Extent::Mark;
         let path = if is_marked { self.path_of_content(node, &lower, below)? } else { None };
-        let extent = if path.is_some() || !is_marked { extent } else { Extent::Whole };
+        let extent = if path.is_some() || !is_marked { extent.of(&attr) } else { Extent::Whole };
         let path = path.unwrap_or_default();
         let source = Source {
             layer: &**branch.layer(&lower)?,
@@ -86,13 +143,15 @@ impl Tree {
             path: &path,
         };
         let staged = upper.stage_copy(source, extent)?;
+        // Opened before anybody can see it: what fails leaves the old file.
+        let file = if extent == Extent::Nothing { Some(staged.open()?) } else { None };
         let content = match below {
-            Some(below) if extent.of(&attr) == Extent::Metadata => Whereabouts::Below(below.clone()),
+            Some(below) if extent == Extent::Mark => Whereabouts::Below(below.clone()),
             _ => Whereabouts::Upper,
         };
-        let place = self.publish(upper, node, &lower, &attr, staged, content)?;
+        let place = self.publish(upper, node, naming, &lower, &attr, staged, content)?;
         log::debug!("copied up node {} of {}: {} bytes", node.id().0, branch.label(), attr.size);
-        Ok(Writable { place })
+        Ok((place, file))
     }
 
     /// The path of the content for a mark, if it can be found by it again: only a file that holds its content itself, at
@@ -114,10 +173,12 @@ impl Tree {
     ///
     /// The node is found under the copy's identity before the copy can be seen, and its place is set before names may
     /// change again.
+    #[expect(clippy::too_many_arguments, reason = "what copy-up has found out, in one call")]
     fn publish(
         &self,
         upper: &Upper,
         node: &Arc<Node>,
+        naming: Naming,
         lower: &Lower,
         attr: &Attr,
         staged: Staged<'_>,
@@ -126,15 +187,13 @@ impl Tree {
         let _resolving = self.resolving();
         let staged_place = staged.place()?;
         let id = FileId::of(&staged_place.stat()?);
-        let record = |place: &Place| match lower.group {
-            Some(group) => upper.record_group(group, place, layer_links(node.branch(), lower)?).map(Some),
-            None => Ok(None),
-        };
+        let record = node.branch().record(lower)?;
         loop {
-            let Some((parent, dir, name)) = link_in_upper(node)? else {
+            let link = if naming == Naming::Newest { link_in_upper(node)? } else { None };
+            let Some((parent, dir, name)) = link else {
                 // Nobody reaches it by a name we know. Other names of its group may lead to it still.
-                let place = match if attr.nlink > 0 { record(&staged_place)? } else { None } {
-                    Some(place) => place,
+                let place = match &record {
+                    Some(record) => upper.record_copy(record, &staged_place, attr.nlink)?,
                     None => Place::Fd(staged_place.hold()?),
                 };
                 self.settle(node, place.clone(), id, content);
@@ -146,33 +205,51 @@ impl Tree {
                 continue;
             }
             self.nodes().add_key(node, id);
-            let before = attr_of(&dir.stat()?)?;
-            let published = record(&staged_place).and_then(|_| staged.publish(&dir, name.as_name(), Physical::Nothing));
-            if let Err(error) = published {
-                self.nodes().remove_key(node, id);
-                write(&node.state).upper = None;
-                if let Some(group) = lower.group {
-                    upper.forget_group(group)?;
+            let published =
+                self.publish_at(upper, record.as_ref(), attr, &staged_place, staged, (&dir, name.as_name()));
+            let place = match published {
+                Ok(place) => place,
+                Err(error) => {
+                    self.nodes().remove_key(node, id);
+                    return Err(error);
                 }
-                return Err(error);
-            }
-            let place = if attr.kind == Kind::Dir {
-                Place::Dir(dir.open_child(name.as_name())?)
-            } else {
-                Place::at(&dir, name.as_name())
             };
             self.settle(node, place.clone(), id, content);
             upper.reader().outdate_listing(&dir);
-            let group = lower.group.map_or(Ok(()), |group| upper.lose_layer_name(group, Some(&place)));
-            // To users nothing has changed in the directory.
-            let kept = group.and_then(|()| {
-                Place::Dir(Arc::clone(&dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))
-            });
-            if let Err(error) = kept {
-                log::warn!("links or times beside a copy in {} could not be kept: {error}", node.branch().label());
-            }
             return Ok(place);
         }
+    }
+
+    /// Gives what is staged its name in the upper, and its record before that if it has a hard-link group.
+    fn publish_at(
+        &self,
+        upper: &Upper,
+        record: Option<&Record>,
+        attr: &Attr,
+        staged_place: &Place,
+        staged: Staged<'_>,
+        (dir, name): (&Arc<Dir>, Name<'_>),
+    ) -> Result<Place, FsError> {
+        let before = attr_of(&dir.stat()?)?;
+        let recorded = match record {
+            Some(record) => Some((record, upper.record_copy(record, staged_place, attr.nlink)?)),
+            None => None,
+        };
+        let marked = if recorded.is_some() { upper.mark_impure(dir, staged_place) } else { Ok(()) };
+        if let Err(error) = marked.and_then(|()| staged.publish(dir, name, Physical::Nothing)) {
+            if let Some((record, place)) = &recorded {
+                upper.forget_record(record, place)?;
+            }
+            return Err(error);
+        }
+        let place = if attr.kind == Kind::Dir { Place::Dir(dir.open_child(name)?) } else { Place::at(dir, name) };
+        let counted = if record.is_some() { upper.lose_layer_name(&place) } else { Ok(()) };
+        // To users nothing has changed in the directory.
+        let times = (SetTime::To(before.atime), SetTime::To(before.mtime));
+        if let Err(error) = counted.and(Place::Dir(Arc::clone(dir)).utimens(times.0, times.1)) {
+            log::warn!("links or times beside the copy of {name:?} could not be kept: {error}");
+        }
+        Ok(place)
     }
 
     /// The node lies at `place` from now on.
@@ -224,19 +301,16 @@ impl Tree {
         &self,
         branch: &Branch,
         dir: &Arc<Dir>,
-        name: crate::model::Name<'_>,
+        name: Name<'_>,
         found: &super::merge::InUpper,
     ) -> Result<(), FsError> {
-        let super::merge::Via::Group(group) = found.via else { return Ok(()) };
+        if found.via != super::merge::Via::Group {
+            return Ok(());
+        }
         let upper = branch.writable_upper()?;
         upper.link(&found.place, dir, name, physical(branch, dir, name)?)?;
-        upper.lose_layer_name(group, Some(&found.place))
+        upper.lose_layer_name(&found.place)
     }
-}
-
-/// The links of a lower as its layer counts them.
-fn layer_links(branch: &Branch, lower: &Lower) -> Result<u32, FsError> {
-    Ok(branch.layer(lower)?.attr(&lower.entry)?.nlink)
 }
 
 /// A directory's node, the directory of the upper that it is, and a name in it.

@@ -19,7 +19,6 @@ use crate::model::{Attr, Cookie, FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
 use crate::sys::{Dir, FileId, Place};
 use crate::upper::edit::Below;
-use crate::upper::links::Group;
 use crate::upper::stage::Physical;
 
 /// How a name leads to its object in the upper.
@@ -28,7 +27,7 @@ pub enum Via {
     /// The name stands in the upper.
     Name,
     /// The name stands only in a layer; its hard-link group was copied up.
-    Group(Group),
+    Group,
 }
 
 /// An object found in the upper.
@@ -54,6 +53,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Does the name stand only in a layer, as one of several of a file that was not copied up?
+    pub fn is_linked_below(&self) -> bool {
+        self.upper.is_none() && self.lowers.first().is_some_and(|(lower, _)| lower.group.is_some())
+    }
+
     /// The sources of a branch's root.
     pub(super) fn of_root(branch: &Arc<Branch>) -> Result<Self, FsError> {
         let mut sources = Sources::default();
@@ -259,17 +263,13 @@ pub(super) fn find(parent: &Node, name: Name<'_>) -> Result<Option<Sources>, FsE
     }
     find_in_layers(branch, &lowers, name, &mut sources)?;
     if sources.upper.is_none()
-        && let Some(group) = sources.lowers.first().and_then(|(lower, _)| lower.group)
-        && let Some(upper) = branch.upper()
+        && let Some((lower, found)) = sources.lowers.first()
+        && let Some(copy) = branch.find_copy(lower, found.attr.kind)?
     {
-        if let Some(place) = upper.find_group(group)? {
-            let stat = place.stat()?;
-            let attr = branch.attr_in_upper(&place)?;
-            sources.upper = Some(InUpper { place, id: FileId::of(&stat), attr, via: Via::Group(group) });
-            sources.lowers.clear();
-        } else if let Some((lower, found)) = sources.lowers.first_mut() {
-            found.attr = branch.attr_in_layer(lower)?;
-        }
+        let stat = copy.stat()?;
+        let attr = branch.attr_in_upper(&copy)?;
+        sources.upper = Some(InUpper { place: copy, id: FileId::of(&stat), attr, via: Via::Group });
+        sources.lowers.clear();
     }
     let is_empty = sources.upper.is_none() && sources.lowers.is_empty();
     Ok((!is_empty).then_some(sources))

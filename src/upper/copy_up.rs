@@ -14,7 +14,7 @@ use crate::layer::{Body, Entry, Layer};
 use crate::model::{Attr, FsError, Kind, NameBuf};
 use crate::sys::node::SetTime;
 use crate::sys::xattr::SetMode;
-use crate::sys::{Place, data};
+use crate::sys::{Place, data, xattr};
 
 /// What to copy.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +42,23 @@ pub enum Extent {
     Nothing,
     /// Nothing for now, but a mark that says where the content is; small files are copied whole.
     Metadata,
+    /// Nothing for now, but a mark, whatever the size.
+    Mark,
 }
+
+/// What a program may do beyond its user.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Files from this size on, in bytes, are copied up without their content where that is possible.
 pub const METACOPY_MIN: u64 = 64 * 1024;
 
 impl Extent {
-    /// What is really copied of a file of these attributes.
+    /// What is really copied of a file of these attributes: never `Metadata`.
     pub fn of(self, attr: &Attr) -> Self {
         match self {
-            Extent::Metadata if attr.kind != Kind::File || attr.size < METACOPY_MIN => Extent::Whole,
+            Extent::Metadata | Extent::Mark if attr.kind != Kind::File => Extent::Whole,
+            Extent::Metadata if attr.size < METACOPY_MIN => Extent::Whole,
+            Extent::Metadata => Extent::Mark,
             other => other,
         }
     }
@@ -69,11 +76,12 @@ impl Upper {
         };
         let staged = self.stage(&stat, target.as_deref())?;
         let place = staged.place()?;
+        let extent = extent.of(source.attr);
         if stat.kind == Kind::File {
-            match extent.of(source.attr) {
+            match extent {
                 Extent::Whole => copy_content(source, staged.open()?.as_ref())?,
                 Extent::Nothing => {}
-                Extent::Metadata => {
+                Extent::Metadata | Extent::Mark => {
                     rustix::fs::ftruncate(&*staged.open()?, source.attr.size)?;
                     self.set_metacopy(&place, source.path)?;
                 }
@@ -83,28 +91,52 @@ impl Upper {
         self.hold_stat(&place, &stat)?;
         self.copy_xattrs(source, &place)?;
         self.set_birth_number(&place, source.number)?;
-        place.utimens(SetTime::To(source.attr.atime), SetTime::To(source.attr.mtime))?;
+        let mtime = if extent == Extent::Nothing { SetTime::Now } else { SetTime::To(source.attr.mtime) };
+        place.utimens(SetTime::To(source.attr.atime), mtime)?;
         if stat.kind == Kind::File {
             self.make_durable(&*staged.open()?)?;
         }
         Ok(staged)
     }
 
-    /// Gives a file that holds metadata only its content, or makes it empty (`Extent::Nothing`). At every moment it reads
-    /// as before or as after; what an error leaves takes no space.
-    pub(crate) fn complete(&self, source: Source<'_>, place: &Place, extent: Extent) -> Result<(), FsError> {
+    /// Gives a file that holds metadata only its content, or makes it empty (`Extent::Nothing`); the file, open. At every
+    /// moment it reads as before or as after; what an error leaves takes no space.
+    pub(crate) fn complete(&self, source: Source<'_>, place: &Place, extent: Extent) -> Result<Arc<OwnedFd>, FsError> {
         let before = crate::sys::node::attr_of(&place.stat()?)?;
         let file = Arc::new(place.open(OFlags::RDWR | OFlags::NONBLOCK)?);
+        let times = (SetTime::To(before.atime), SetTime::To(before.mtime));
         if extent == Extent::Nothing {
+            // Only the mark stands between what is there, zeros, and what is read: it goes at the very end.
             rustix::fs::ftruncate(&*file, 0)?;
-        } else if let Err(error) = copy_content(source, &file).and_then(|()| self.make_durable(&file)) {
+            if let Err(error) = self.clear_metacopy(place) {
+                rustix::fs::ftruncate(&*file, before.size)?;
+                place.utimens(times.0, times.1)?;
+                return Err(error);
+            }
+            return Ok(file);
+        }
+        let copied = self.keep_capability(place, || copy_content(source, &file)).and_then(|()| {
+            place.utimens(times.0, times.1)?;
+            self.make_durable(&file)?;
+            self.clear_metacopy(place)
+        });
+        if let Err(error) = copied {
             rustix::fs::ftruncate(&*file, 0)?;
             rustix::fs::ftruncate(&*file, before.size)?;
-            place.utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
+            place.utimens(times.0, times.1)?;
             return Err(error);
         }
-        place.utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
-        self.clear_metacopy(place)
+        Ok(file)
+    }
+
+    /// Carries out `write`. The host takes a file's capabilities when it is written to, but nobody has changed it yet.
+    fn keep_capability(&self, place: &Place, write: impl FnOnce() -> Result<(), FsError>) -> Result<(), FsError> {
+        let value = xattr::get(place, CAPABILITY)?;
+        write()?;
+        match value {
+            Some(value) => xattr::set(place, CAPABILITY, &value, SetMode::Any),
+            None => Ok(()),
+        }
     }
 
     fn make_durable(&self, file: &OwnedFd) -> Result<(), FsError> {
@@ -135,5 +167,5 @@ fn copy_content(source: Source<'_>, file: &OwnedFd) -> Result<(), FsError> {
 }
 
 fn guards_access(name: &[u8]) -> bool {
-    name.starts_with(b"system.posix_acl") || name == b"security.capability"
+    name.starts_with(b"system.posix_acl") || name == CAPABILITY
 }

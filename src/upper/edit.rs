@@ -94,6 +94,7 @@ impl Upper {
 
     /// Gives the object at `place` another name.
     pub(crate) fn link(&self, place: &Place, dir: &Arc<Dir>, name: Name<'_>, over: Physical) -> Result<(), FsError> {
+        self.mark_impure(dir, place)?;
         match over {
             Physical::Entry => Err(FsError::Exists),
             Physical::Nothing => link_place(place, dir, name),
@@ -144,13 +145,20 @@ impl Upper {
         } else {
             rename_new(&dir_fd, name, &stage_fd, aside.as_name())?;
         }
-        recover::remove(&work.stage, aside.as_name())
+        // The directory is gone. What is left of it goes with the next mount at the latest.
+        if let Err(error) = recover::remove(&work.stage, aside.as_name()) {
+            log::warn!("the remains of {name:?} could not be removed: {error}");
+        }
+        Ok(())
     }
 
     /// Moves a name within the upper, replacing what stands at the target (the caller has checked that it may).
     pub(crate) fn rename(&self, from: Spot<'_>, to: Spot<'_>, over: Physical, below: Below) -> Result<(), FsError> {
         if self.is_plain() {
             return Ok(renameat(&*from.dir.open()?, from.name.os(), &*to.dir.open()?, to.name.os())?);
+        }
+        if !from.is_dir {
+            self.mark_impure(to.dir, &Place::at(from.dir, from.name))?;
         }
         if !from.is_dir || over == Physical::Nothing {
             return self.rename_leaving(from, to, below);
@@ -202,6 +210,11 @@ impl Upper {
 
     /// Exchanges two names of the upper.
     pub(crate) fn exchange(&self, a: Spot<'_>, b: Spot<'_>) -> Result<(), FsError> {
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            if !from.is_dir {
+                self.mark_impure(to.dir, &Place::at(from.dir, from.name))?;
+            }
+        }
         exchange(&*a.dir.open()?, a.name, &*b.dir.open()?, b.name)
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The marks of an upper that lies over layers: the kernel's (overlayfs.rst) wherever it has one, and two of ours.
+//! The marks of an upper that lies over layers: the kernel's (overlayfs.rst) wherever it has one, and three of ours.
 //!
 //! | mark | on | meaning |
 //! |---|---|---|
@@ -8,7 +8,9 @@
 //! | `overlay.redirect` | a renamed directory | the path at which layers hold it |
 //! | `overlay.metacopy` | a copied-up file | it holds metadata only, `overlay.redirect` says where layers hold its content |
 //! | `overlay.mlfs.ino` (8 bytes, little endian) | anything copied up | the inode number it was born with |
-//! | `overlay.mlfs.links` (28 bytes, `links.rs`) | a copied-up file of a hard-link group | the group, and links shown minus links of the host |
+//! | `overlay.nlink` = `U+N` | a copied-up file of a hard-link group | links shown minus links of the host |
+//! | `overlay.origin`, `overlay.impure`, `overlay.upper` | such a file, its directories, the index and the root | the kernel's index of hard links (`links.rs`) |
+//! | `overlay.mlfs.group` | such a file, without lasting names in its layer | the name of its record |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

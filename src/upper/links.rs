@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hard-link groups of layers over copy-up, removal and remount. All in `work/mlfs-links`:
+//! Hard-link groups of layers over copy-up, removal and remount: one file, whatever its names have lived through.
 //!
-//! - `copy-GROUP`: a link to the copy of a copied-up group. A look-up that ends at another name of the group, still in
-//!   its layer, finds the copy there: a write through one name is seen through all.
-//! - `lost-GROUP`: a symlink whose target is the number of names that a group **not** copied up has lost.
+//! The first change of a group copies it up once, and a **record**, a link to the copy, says so. A look-up that ends at
+//! another name of the group, still in its layer, finds the copy by it: a write through one name is seen through all. A
+//! name that goes is a change too: a copy without content is recorded before the whiteout is made.
 //!
-//! The shown link count of a copy is the host's plus a kept difference (`overlay.mlfs.links`): names that exist only
-//! in the layer are added, the name in `mlfs-links` is not counted.
+//! What is shown as link count is the host's plus a kept difference (`overlay.nlink` = `U+N`): names that exist only in
+//! the layer are added, the record is not counted.
+//!
+//! Records have two homes and one mechanism. Where the layer's files have lasting names (file handles) and marks are
+//! `trusted.`, it is the kernel's: `work/index/HANDLE` with `overlay.origin` on the copy, so that kernel overlayfs and
+//! mlfs read each other's groups. Else it is `work/mlfs-links/copy-LAYER-DEVICE-INODE`, with that name on the copy. What
+//! can carry no attribute without root (symlinks, pipes) has both beside the record: a symlink `of-INODE`, the copy's.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,9 +21,11 @@ use rustix::fs::{AtFlags, linkat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::edit::link_place;
-use super::{Upper, recover};
+use super::{MarkSpace, Upper, Work, open_or_make, recover};
 use crate::layer::Birth;
-use crate::model::{FsError, Name, NameBuf};
+use crate::layer::origin::{Origin, Side};
+use crate::model::sync::lock;
+use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::xattr::SetMode;
 use crate::sys::{Dir, Place, xattr};
 
@@ -31,92 +38,195 @@ pub struct Group {
     pub birth: Birth,
 }
 
-impl Group {
-    fn name(self, what: &str) -> Result<NameBuf, FsError> {
-        let Group { layer, birth } = self;
-        NameBuf::new(format!("{what}-{layer:x}-{:x}-{:x}", birth.dev, birth.ino).into_bytes())
+/// Where a group is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// In the kernel's index.
+    Index(Origin),
+    /// In ours, under this name.
+    Own(NameBuf),
+}
+
+impl Record {
+    fn own(group: Group) -> Result<Self, FsError> {
+        let Group { layer, birth } = group;
+        Ok(Record::Own(NameBuf::new(format!("copy-{layer:x}-{:x}-{:x}", birth.dev, birth.ino).into_bytes())?))
+    }
+
+    fn name(&self) -> Result<NameBuf, FsError> {
+        match self {
+            Record::Index(origin) => NameBuf::new(origin.index_name().into_bytes()),
+            Record::Own(name) => Ok(name.clone()),
+        }
+    }
+
+    /// The attribute of the copy that leads back to the record, and its value.
+    fn mark(&self) -> (&'static str, &[u8]) {
+        match self {
+            Record::Index(origin) => (ORIGIN, origin.bytes()),
+            Record::Own(name) => (OWN_RECORD, name.as_name().bytes()),
+        }
     }
 }
 
-/// What is kept on the copy of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Links {
-    /// Links shown minus links of the host.
-    pub excess: i64,
-    /// The group.
-    pub group: Group,
-}
+const ORIGIN: &str = "origin";
+const OWN_RECORD: &str = "mlfs.group";
+const LINKS: &str = "nlink";
 
-impl Links {
-    fn to_bytes(self) -> Vec<u8> {
-        let Links { excess, group } = self;
-        let mut bytes = excess.to_le_bytes().to_vec();
-        bytes.extend(group.layer.to_le_bytes());
-        bytes.extend(group.birth.dev.to_le_bytes());
-        bytes.extend(group.birth.ino.to_le_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (excess, rest) = bytes.split_first_chunk::<8>()?;
-        let (layer, rest) = rest.split_first_chunk::<4>()?;
-        let (dev, rest) = rest.split_first_chunk::<8>()?;
-        let ino = <[u8; 8]>::try_from(rest).ok()?;
-        let birth = Birth { dev: u64::from_le_bytes(*dev), ino: u64::from_le_bytes(ino) };
-        let group = Group { layer: u32::from_le_bytes(*layer), birth };
-        Some(Links { excess: i64::from_le_bytes(*excess), group })
-    }
+/// Links shown minus links of the host. `None` for a value that says something else.
+fn parse_excess(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.strip_prefix('U')?.parse().ok()
 }
 
 impl Upper {
+    /// Will groups of layers whose files have lasting names be recorded in the kernel's index?
+    pub(crate) fn uses_index(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.marks == MarkSpace::Trusted)
+    }
+
+    /// Are there any records? Spares the look for one.
+    pub(crate) fn has_records(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.has_links.load(Ordering::Relaxed))
+    }
+
+    /// The record of a group of a layer in which it has the lasting name `origin`.
+    pub(crate) fn record(&self, group: Group, origin: Option<Origin>) -> Result<Record, FsError> {
+        match origin.filter(|_| self.uses_index()) {
+            Some(origin) => Ok(Record::Index(origin)),
+            None => Record::own(group),
+        }
+    }
+
+    fn records_of<'a>(&self, work: &'a Work, record: &Record) -> Option<&'a Arc<Dir>> {
+        match record {
+            Record::Index(_) => work.index.get(),
+            Record::Own(_) => Some(&work.links),
+        }
+    }
+
     /// The copy of a group, if it was copied up.
-    pub fn find_group(&self, group: Group) -> Result<Option<Place>, FsError> {
-        let Some(links) = self.links_dir() else { return Ok(None) };
-        let name = group.name("copy")?;
-        match links.stat_child(name.as_name()) {
-            Ok(_) => Ok(Some(Place::at(links, name.as_name()))),
+    pub(crate) fn find_copy(&self, record: &Record, kind: Kind) -> Result<Option<Place>, FsError> {
+        let Some(records) = self.records_of(self.work()?, record) else { return Ok(None) };
+        let name = record.name()?;
+        match records.stat_child(name.as_name()) {
+            Ok(stat) => {
+                let place = Place::at(records, name.as_name());
+                // Kernel overlayfs can leave a whiteout there.
+                let is_copy = self.reader().attr_at(&place, &stat)?.kind == kind;
+                Ok(is_copy.then_some(place))
+            }
             Err(FsError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn links_dir(&self) -> Option<&Arc<Dir>> {
-        let work = self.work.as_ref()?;
-        work.has_links.load(Ordering::Relaxed).then_some(&work.links)
-    }
-
-    /// What is kept on the copy at `place`; `None` for a file of no group.
-    pub fn links(&self, place: &Place) -> Result<Option<Links>, FsError> {
-        if self.links_dir().is_none() {
+    /// The record of the copy at `place`; `None` for a file of no group.
+    fn record_of(&self, place: &Place) -> Result<Option<Record>, FsError> {
+        if !self.has_records() {
             return Ok(None);
         }
-        Ok(xattr::get(place, &self.mark_name("mlfs.links")?)?.and_then(|bytes| Links::from_bytes(&bytes)))
+        if let Some(name) = xattr::get(place, &self.mark_name(OWN_RECORD)?)? {
+            return Ok(NameBuf::new(name).ok().map(Record::Own));
+        }
+        if let Some((_, record)) = self.beside(place)? {
+            return Ok(Some(record));
+        }
+        Ok(xattr::get(place, &self.mark_name(ORIGIN)?)?.and_then(|value| Origin::parse(&value)).map(Record::Index))
     }
 
-    fn set_links(&self, place: &Place, links: Links) -> Result<(), FsError> {
-        xattr::set(place, &self.mark_name("mlfs.links")?, &links.to_bytes(), SetMode::Any)
+    fn excess(&self, place: &Place) -> Result<Option<i64>, FsError> {
+        match xattr::get(place, &self.mark_name(LINKS)?)? {
+            Some(value) => Ok(parse_excess(&value)),
+            None => Ok(self.beside(place)?.map(|(excess, _)| excess)),
+        }
+    }
+
+    fn set_excess(&self, place: &Place, excess: i64) -> Result<(), FsError> {
+        match self.beside(place)? {
+            Some((_, record)) => self.set_beside(place, excess, &record),
+            None => xattr::set(place, &self.mark_name(LINKS)?, format!("U{excess:+}").as_bytes(), SetMode::Any),
+        }
+    }
+
+    /// The name under which marks of the copy at `place` stand beside its record; `None` where it can carry them.
+    fn name_beside(&self, place: &Place) -> Result<Option<NameBuf>, FsError> {
+        if self.work()?.marks == MarkSpace::Trusted {
+            return Ok(None);
+        }
+        let stat = place.stat()?;
+        match Kind::from_mode(stat.st_mode) {
+            Some(Kind::File | Kind::Dir) => Ok(None),
+            _ => Ok(Some(NameBuf::new(format!("of-{:x}", stat.st_ino).into_bytes())?)),
+        }
+    }
+
+    /// The marks of the copy at `place` that stand beside its record: kept difference and record.
+    fn beside(&self, place: &Place) -> Result<Option<(i64, Record)>, FsError> {
+        let Some(name) = self.name_beside(place)? else { return Ok(None) };
+        let value = match Place::at(&self.work()?.links, name.as_name()).read_link() {
+            Ok(value) => value,
+            Err(FsError::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut words = value.splitn(2, |byte| *byte == b' ');
+        let excess = words.next().and_then(parse_excess);
+        let record = words.next().and_then(|name| NameBuf::new(name.to_vec()).ok()).map(Record::Own);
+        Ok(excess.zip(record))
+    }
+
+    fn set_beside(&self, place: &Place, excess: i64, record: &Record) -> Result<(), FsError> {
+        let Some(name) = self.name_beside(place)? else { return Err(FsError::Unsupported) };
+        let work = self.work()?;
+        let (aside, stage, links) = (work.next_name()?, work.stage.open()?, work.links.open()?);
+        let value = [format!("U{excess:+} ").as_bytes(), record.name()?.as_name().bytes()].concat();
+        symlinkat(value, &*stage, aside.as_name().os())?;
+        let renamed = renameat(&*stage, aside.as_name().os(), &*links, name.as_name().os());
+        if renamed.is_err() {
+            recover::remove(&work.stage, aside.as_name())?;
+        }
+        Ok(renamed?)
     }
 
     /// Records the staged copy at `place` of a group with `nlink` names in its layer, none of which it has taken yet:
     /// when it takes one, [`Upper::lose_layer_name`] says so (a crash in between leaves a count too high, never one so
     /// low that the record would go too early). A copy that is not published is taken back by
-    /// [`Upper::forget_group`]. The place of the record.
-    pub(crate) fn record_group(&self, group: Group, place: &Place, nlink: u32) -> Result<Place, FsError> {
+    /// [`Upper::forget_record`]. The place of the record.
+    pub(crate) fn record_copy(&self, record: &Record, place: &Place, nlink: u32) -> Result<Place, FsError> {
         let work = self.work()?;
-        let lost = self.count_lost_names(group)?;
-        work.has_links.store(true, Ordering::Relaxed);
+        let records = match record {
+            Record::Index(_) => self.index()?,
+            Record::Own(_) => Arc::clone(&work.links),
+        };
         // The host counts the link here.
-        let excess = i64::from(nlink) - i64::from(lost) - 1;
-        self.set_links(place, Links { excess, group })?;
-        let name = group.name("copy")?;
-        link_place(place, &work.links, name.as_name())?;
-        Ok(Place::at(&work.links, name.as_name()))
+        let excess = i64::from(nlink) - 1;
+        if self.name_beside(place)?.is_some() {
+            self.set_beside(place, excess, record)?;
+        } else {
+            let (mark, value) = record.mark();
+            xattr::set(place, &self.mark_name(mark)?, value, SetMode::Any)?;
+            self.set_excess(place, excess)?;
+        }
+        work.has_links.store(true, Ordering::Relaxed);
+        let name = record.name()?;
+        if let Err(error) = link_place(place, &records, name.as_name()) {
+            self.forget_beside(place)?;
+            return Err(error);
+        }
+        Ok(Place::at(&records, name.as_name()))
     }
 
-    /// Drops the record of a copy.
-    pub(crate) fn forget_group(&self, group: Group) -> Result<(), FsError> {
-        let work = self.work()?;
-        match unlinkat(&*work.links.open()?, group.name("copy")?.as_name().os(), AtFlags::empty()) {
+    fn forget_beside(&self, place: &Place) -> Result<(), FsError> {
+        match self.name_beside(place)? {
+            Some(name) => recover::remove(&self.work()?.links, name.as_name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops the record of the copy at `place`.
+    pub(crate) fn forget_record(&self, record: &Record, place: &Place) -> Result<(), FsError> {
+        self.forget_beside(place)?;
+        let Some(records) = self.records_of(self.work()?, record) else { return Ok(()) };
+        match unlinkat(&*records.open()?, record.name()?.as_name().os(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -124,50 +234,106 @@ impl Upper {
 
     /// The links to show for the host's file at `place`, which has `host_nlink` links.
     pub fn count_links(&self, place: &Place, host_nlink: u32) -> Result<u32, FsError> {
-        let excess = self.links(place)?.map_or(0, |links| links.excess);
+        if !self.has_records() {
+            return Ok(host_nlink);
+        }
+        let excess = self.excess(place)?.unwrap_or(0);
         Ok(u32::try_from(i64::from(host_nlink) + excess).unwrap_or(0))
     }
 
-    /// How many names a group that is not copied up has lost.
-    pub fn count_lost_names(&self, group: Group) -> Result<u32, FsError> {
-        let Some(links) = self.links_dir() else { return Ok(0) };
-        match Place::at(links, group.name("lost")?.as_name()).read_link() {
-            Ok(count) => Ok(std::str::from_utf8(&count).ok().and_then(|text| text.parse().ok()).unwrap_or(0)),
-            Err(FsError::NotFound) => Ok(0),
-            Err(error) => Err(error),
+    /// A name of the group of the copy at `place` that exists only in its layer was removed or covered.
+    pub(crate) fn lose_layer_name(&self, place: &Place) -> Result<(), FsError> {
+        // Two names may go at once, in two directories.
+        let _counting = lock(&self.work()?.counting);
+        match self.excess(place)? {
+            Some(excess) => self.set_excess(place, excess - 1),
+            None => Ok(()),
         }
-    }
-
-    /// A name of `group` that exists only in its layer was removed or covered. `copy`: the group's copy, if any.
-    pub(crate) fn lose_layer_name(&self, group: Group, copy: Option<&Place>) -> Result<(), FsError> {
-        if let Some(place) = copy {
-            return match self.links(place)? {
-                Some(links) => self.set_links(place, Links { excess: links.excess - 1, ..links }),
-                None => Ok(()),
-            };
-        }
-        let work = self.work()?;
-        work.has_links.store(true, Ordering::Relaxed);
-        let count = self.count_lost_names(group)? + 1;
-        let (aside, name) = (work.next_name()?, group.name("lost")?);
-        symlinkat(count.to_string(), &*work.stage.open()?, aside.as_name().os())?;
-        let renamed = renameat(&*work.stage.open()?, aside.as_name().os(), &*work.links.open()?, name.as_name().os());
-        if renamed.is_err() {
-            recover::remove(&work.stage, aside.as_name())?;
-        }
-        Ok(renamed?)
     }
 
     /// Drops the record of a copy of which no name is left to users.
     pub(crate) fn drop_empty_group(&self, place: &Place) -> Result<(), FsError> {
-        let Some(links) = self.links(place)? else { return Ok(()) };
+        let Some(record) = self.record_of(place)? else { return Ok(()) };
         let host_nlink = place.stat()?.st_nlink.try_into().unwrap_or(u32::MAX);
-        if self.count_links(place, host_nlink)? == 0 { self.forget_group(links.group) } else { Ok(()) }
+        if self.count_links(place, host_nlink)? == 0 { self.forget_record(&record, place) } else { Ok(()) }
     }
+
+    /// The copy at `place` of a group is about to get a name in `dir`: kernel overlayfs looks for the inode numbers of
+    /// such files only in directories that say so (`overlay.impure`).
+    pub(crate) fn mark_impure(&self, dir: &Arc<Dir>, place: &Place) -> Result<(), FsError> {
+        if !self.uses_index() || !matches!(self.record_of(place)?, Some(Record::Index(_))) {
+            return Ok(());
+        }
+        let (dir, name) = (Place::Dir(Arc::clone(dir)), self.mark_name("impure")?);
+        if xattr::get(&dir, &name)?.is_some() { Ok(()) } else { xattr::set(&dir, &name, b"y", SetMode::Any) }
+    }
+
+    /// The kernel's index, made if need be. As the kernel does, it is bound to this upper, and the upper to the topmost
+    /// layer, so that neither is taken for another's.
+    fn index(&self) -> Result<Arc<Dir>, FsError> {
+        let work = self.work()?;
+        let _counting = lock(&work.counting);
+        if let Some(index) = work.index.get() {
+            return Ok(Arc::clone(index));
+        }
+        let root = Place::Dir(Arc::clone(self.root()));
+        let index = open_or_make(&work.dir, Name::new(recover::INDEX)?)?;
+        index.pin()?;
+        if let Some(upper) = self.reader().origin_at(&root, Side::Upper)? {
+            xattr::set(&Place::Dir(Arc::clone(&index)), &self.mark_name("upper")?, upper.bytes(), SetMode::Any)?;
+        }
+        if let (Some(origin), None) = (lock(&work.top_layer).take(), xattr::get(&root, &self.mark_name(ORIGIN)?)?) {
+            xattr::set(&root, &self.mark_name(ORIGIN)?, origin.bytes(), SetMode::Any)?;
+        }
+        Ok(Arc::clone(work.index.get_or_init(|| index)))
+    }
+
+    /// The lasting name of the root of the topmost layer, for the kernel to know its overlay by.
+    pub(crate) fn set_top_layer(&self, origin: Option<Origin>) {
+        if let Some(work) = &self.work {
+            *lock(&work.top_layer) = origin;
+        }
+    }
+}
+
+/// Removes the marks in `links` (of [`Upper::set_beside`]) of copies that a crash has kept from being recorded: their
+/// inode numbers will be those of other files.
+pub(super) fn clear_marks_beside(links: &Arc<Dir>) -> Result<(), FsError> {
+    for entry in links.read_all()? {
+        let Some(inode) = entry.name.strip_prefix(b"of-") else { continue };
+        let name = Name::new(&entry.name)?;
+        let target = Place::at(links, name).read_link()?;
+        let record = target.splitn(2, |byte| *byte == b' ').nth(1).and_then(|name| Name::new(name).ok());
+        let stat = record.map(|record| links.stat_child(record)).transpose();
+        let is_recorded = match stat {
+            Ok(Some(stat)) => format!("{:x}", stat.st_ino).as_bytes() == inode,
+            Ok(None) | Err(FsError::NotFound) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_recorded {
+            recover::remove(links, name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Links the object of an open descriptor to a new name.
 pub(crate) fn link_fd(fd: &OwnedFd, dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
     let source = crate::sys::node::proc_path(fd);
     Ok(linkat(rustix::fs::CWD, source, &*dir.open()?, name.os(), AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_counts_are_the_kernels() {
+        assert_eq!(parse_excess(b"U+1"), Some(1));
+        assert_eq!(parse_excess(b"U-1"), Some(-1));
+        assert_eq!(parse_excess(b"U+0"), Some(0));
+        for other in [&b"L+1"[..], b"", b"U", b"\xff"] {
+            assert_eq!(parse_excess(other), None);
+        }
+    }
 }

@@ -10,10 +10,11 @@
 //! it knows no whiteouts and no marks, and others may change it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::layer::dir::{DirLayer, HostForm};
+use crate::layer::origin::Origin;
 use crate::model::{FsError, Name};
 use crate::sys::xattr::SetMode;
 use crate::sys::{Dir, Place, proc, xattr};
@@ -55,10 +56,18 @@ pub(crate) enum MarkSpace {
 /// The work side of an upper that lies over layers.
 #[derive(Debug)]
 pub(crate) struct Work {
+    /// The work directory itself.
+    pub(crate) dir: Arc<Dir>,
     /// Staging.
     pub(crate) stage: Arc<Dir>,
-    /// Hard-link groups of layers.
+    /// Records of hard-link groups of layers, in our form.
     pub(crate) links: Arc<Dir>,
+    /// Records in the kernel's form, once there are any.
+    pub(crate) index: OnceLock<Arc<Dir>>,
+    /// The lasting name of the topmost layer's root, until the index is made.
+    pub(crate) top_layer: Mutex<Option<Origin>>,
+    /// Held while a kept link count is changed, and while the index is made.
+    pub(crate) counting: Mutex<()>,
     /// Where marks are written.
     pub(crate) marks: MarkSpace,
     /// The number of the next staged name.
@@ -148,12 +157,25 @@ impl Work {
         let lock = recover::lock_work(&work)?;
         let stage = open_or_make(&work, Name::new(recover::STAGE)?)?;
         let links = open_or_make(&work, Name::new(recover::LINKS)?)?;
+        // What fails for want of descriptors must still be able to clean up.
+        stage.pin()?;
+        links.pin()?;
         recover::empty(&stage)?;
-        let has_links = !links.read_all()?.is_empty();
         let marks = probe_marks(&stage)?;
+        let index = recover::open_index(&work)?;
+        if let Some(index) = &index {
+            recover::clear_index(index)?;
+            index.pin()?;
+        }
+        links::clear_marks_beside(&links)?;
+        let has_links = recover::has_records(&links, index.as_ref())?;
         Ok(Work {
+            dir: work,
             stage,
             links,
+            index: index.map_or_else(OnceLock::new, OnceLock::from),
+            top_layer: Mutex::default(),
+            counting: Mutex::default(),
             marks,
             next: AtomicU64::new(0),
             needs_xattr_whiteouts: AtomicBool::new(false),
@@ -174,10 +196,17 @@ impl Work {
         };
         let (stage, _) = open(Name::new(recover::STAGE)?)?;
         let (links, has_links) = open(Name::new(recover::LINKS)?)?;
+        let index = recover::open_index(work)?;
+        let has_links = (has_links && recover::has_records(&links, None)?)
+            || index.as_ref().map_or(Ok(false), |index| recover::has_records(index, None))?;
         let is_real_root = proc::euid() == 0 && proc::is_initial_user_namespace();
         Ok(Work {
+            dir: Arc::clone(work),
             stage,
             links,
+            index: index.map_or_else(OnceLock::new, OnceLock::from),
+            top_layer: Mutex::default(),
+            counting: Mutex::default(),
             marks: if is_real_root { MarkSpace::Trusted } else { MarkSpace::User },
             next: AtomicU64::new(0),
             needs_xattr_whiteouts: AtomicBool::new(false),

@@ -17,6 +17,8 @@ use crate::sys::Dir;
 pub(super) const STAGE: &[u8] = b"work";
 /// The folder for hard-link groups in a work directory.
 pub(super) const LINKS: &[u8] = b"mlfs-links";
+/// The folder for hard-link groups in the form of kernel overlayfs, and its name for it.
+pub(super) const INDEX: &[u8] = b"index";
 /// How long a mount that has just ended may take to let go of its work directory.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -44,7 +46,7 @@ fn open_work(path: &Path) -> Result<Arc<Dir>, FsError> {
 /// anything else, `NotDir` for what is none (a symlink included), `NotFound` for nothing.
 pub fn check_work(path: &Path) -> Result<(), FsError> {
     let entries = open_work(path)?.read_all()?;
-    if entries.iter().all(|entry| &*entry.name == STAGE || &*entry.name == LINKS) {
+    if entries.iter().all(|entry| [STAGE, LINKS, INDEX].contains(&&*entry.name)) {
         Ok(())
     } else {
         Err(FsError::Exists)
@@ -61,14 +63,46 @@ pub fn discard_work(path: &Path) -> Result<(), FsError> {
     };
     let _lock = lock_work(&work)?;
     remove(&work, Name::new(STAGE)?)?;
-    match unlinkat(&*work.open()?, Name::new(LINKS)?.os(), AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
-        Err(errno) => return Err(errno.into()),
+    if let Some(index) = open_index(&work)? {
+        clear_index(&index)?;
+    }
+    for records in [LINKS, INDEX] {
+        match unlinkat(&*work.open()?, Name::new(records)?.os(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// The kernel's index in a work directory, if there is one.
+pub(super) fn open_index(work: &Arc<Dir>) -> Result<Option<Arc<Dir>>, FsError> {
+    match work.open_child(Name::new(INDEX)?) {
+        Ok(index) => Ok(Some(index)),
+        Err(FsError::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what kernel overlayfs keeps in an index while it is mounted: `#NUMBER`, whiteouts and what is on its way.
+pub(super) fn clear_index(index: &Arc<Dir>) -> Result<(), FsError> {
+    for entry in index.read_all()?.iter().filter(|entry| entry.name.starts_with(b"#")) {
+        remove(index, Name::new(&entry.name)?)?;
+    }
+    Ok(())
+}
+
+/// Is any hard-link group recorded in these folders?
+pub(super) fn has_records(links: &Arc<Dir>, index: Option<&Arc<Dir>>) -> Result<bool, FsError> {
+    for records in std::iter::once(links).chain(index) {
+        if !records.read_all()?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Empties `dir`, whatever is in it, without leaving its filesystem tree by a symlink.
@@ -90,6 +124,10 @@ pub fn remove(dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
     };
     if Kind::from_mode(stat.st_mode) != Some(Kind::Dir) {
         return unlink(dir, name, AtFlags::empty());
+    }
+    // An empty directory needs no descriptor: they may be what is wanting.
+    if unlinkat(&*dir.open()?, name.os(), AtFlags::REMOVEDIR).is_ok() {
+        return Ok(());
     }
     let mut stack = vec![(Arc::clone(dir), name.to_buf(), dir.child(name, &stat))];
     while let Some((parent, own_name, own)) = stack.last().cloned() {

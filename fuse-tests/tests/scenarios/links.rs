@@ -103,4 +103,29 @@ fn errors(s: &mut Scene) {
     assert_eq!(code("none", "e"), Err(Some(Errno::NOENT.raw_os_error())));
 }
 
-scenarios! { in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }
+// Without root the host takes no attributes on symlinks and pipes: what is kept on a copy stands elsewhere.
+fn of_other_kinds_change(s: &mut Scene) {
+    s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
+    s.layer(|l| {
+        l.symlink("s", "target");
+        l.hardlink("s2", "s");
+        l.hardlink("s3", "s");
+        l.node("p", fuse_tests::layers::What::Fifo);
+        l.hardlink("d/p2", "p");
+        l.dir("d");
+    });
+    s.mount();
+    fuse_tests::layers::set_mtime(&s.p("s"), (1_400_000_000, 7));
+    std::fs::rename(s.p("s2"), s.p("d/s2")).expect("rename");
+    std::fs::remove_file(s.p("s3")).expect("unlink");
+    s.sh("chmod 600 p; rm d/p2").ok();
+    s.remount();
+    assert_eq!(s.tree().node("s").mtime, (1_400_000_000, 7));
+    assert_eq!(number_and_count(s, "s"), number_and_count(s, "d/s2"));
+    assert_eq!((number_and_count(s, "s").1, number_and_count(s, "p").1), (2, 1));
+    assert_eq!(std::fs::read_link(s.p("d/s2")).expect("readlink").to_str(), Some("target"));
+    assert_eq!(s.tree().node("p").mode, 0o600);
+    s.lists("", &["d", "p", "s"]);
+}
+
+scenarios! { of_other_kinds_change, in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }
