@@ -32,12 +32,9 @@ struct Sequence {
 fn sequence(seed: u64) -> Sequence {
     let mut random = Random::new(seed);
     random.has_volume = seed.is_multiple_of(3);
-    // Until hard links of layers are in the kernel's index.
-    random.has_links = seed.is_multiple_of(2);
     let layers = random::layers(&mut random);
     let mut ops: Vec<Op> = (0..120).map(|_| random::operation(&mut random)).collect();
-    let by_kernel = if random.has_links { Op::Remount } else { Op::ByKernel };
-    for (at, op) in [(30, Op::Remount), (60, by_kernel), (75, Op::Remount), (100, Op::Remount)] {
+    for (at, op) in [(30, Op::Remount), (60, Op::ByKernel), (75, Op::Remount), (100, Op::Remount)] {
         ops[at] = op;
     }
     Sequence { layers, has_volume: random.has_volume, ops }

@@ -234,6 +234,7 @@ impl Side {
             Op::CopyRange(from, to, offset, number) => {
                 let source = open(OpenOptions::new().read(true), &p(from))?;
                 let target = open(OpenOptions::new().write(true).create(true).truncate(false), &p(to))?;
+                stamp(&p(to), *number)?;
                 let (mut from, mut into) = (*offset, number * 10);
                 let copied = rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut into), 5000)?;
                 stamp(&p(to), *number)?;

@@ -18,14 +18,12 @@ pub struct Random {
     numbers: fuse_tests::random::Random,
     /// Whether paths lead into the volume now and then.
     pub has_volume: bool,
-    /// Whether layers have hard links.
-    pub has_links: bool,
 }
 
 impl Random {
     /// A sequence of its own for every seed.
     pub fn new(seed: u64) -> Random {
-        Random { numbers: fuse_tests::random::Random::new(seed), has_volume: false, has_links: true }
+        Random { numbers: fuse_tests::random::Random::new(seed), has_volume: false }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -166,7 +164,7 @@ fn fill(
                 if random.below(3) == 0 {
                     item.xattr("user.t", "x");
                 }
-                if random.below(4) == 0 && random.has_links {
+                if random.below(4) == 0 {
                     let link = if dir.is_empty() { "h0".to_owned() } else { format!("{dir}/h0") };
                     if !layer.items.iter().any(|item| item.path == link.as_bytes()) {
                         layer.hardlink(&link, &path);
