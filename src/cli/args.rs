@@ -10,6 +10,7 @@ use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
+use super::transfer::{CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
 /// Layered container storage in one FUSE mount: image layers, an upper, volumes and binds.
@@ -62,6 +63,10 @@ pub enum Command {
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Write the merged tree of a container or an image as a tar, without what lies in volumes and binds
+    Export(ExportArgs),
+    /// Copy between a container, mounted or not, and the host, as `docker cp`
+    Cp(CpArgs),
     /// Tell what a container has changed: A added, C changed, D deleted
     Diff(DiffArgs),
     /// Tell which layer, volume or bind provides a path, and what it hides

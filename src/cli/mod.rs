@@ -24,6 +24,7 @@ pub mod mount;
 pub mod output;
 pub mod progress;
 pub mod reference;
+pub mod transfer;
 pub mod volume;
 
 use args::{Cli, Command, Global};
@@ -165,6 +166,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
+        Command::Export(args) => transfer::export(&Context::new(&cli.global)?, &args)?,
+        Command::Cp(args) => transfer::cp(&Context::new(&cli.global)?, &args)?,
         Command::Diff(args) => look::diff(&Context::new(&cli.global)?, &args)?,
         Command::Which(args) => return look::which(&Context::new(&cli.global)?, &args),
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,

@@ -165,8 +165,13 @@ fn open(options: &OverlayOptions, target: &Path) -> Result<FsSpec> {
     let has_override = options.permissions != Permissions::Host
         || upper.as_ref().is_some_and(|upper| upper.ownership != Ownership::Native)
         || proc::euid() != 0;
-    let form =
-        HostForm { has_oci_names: true, has_override, is_plain: false, trusts_user_marks: !proc::is_real_root() };
+    let form = HostForm {
+        has_oci_names: true,
+        has_override,
+        is_plain: false,
+        trusts_user_marks: !proc::is_real_root(),
+        is_fixed: true,
+    };
     let mut lowers: Vec<Arc<dyn Layer>> = Vec::new();
     for path in &options.lowers {
         let layer = DirLayer::open(open_dir(path)?, path.display().to_string(), form)

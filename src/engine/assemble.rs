@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::fs::{FsSpec, MountAt};
 use crate::layer::Layer;
+use crate::model::ids::IdMap;
 use crate::store::container::{ContainerRecord, MountRecord, MountSource, OwnershipForm};
 use crate::store::{Store, Wait};
 use crate::sys::bind::open_private_copy;
@@ -117,6 +118,43 @@ pub fn open_for_mount(store: &Store, record: &ContainerRecord, is_first: bool, m
         uids: record.uids.clone(),
         gids: record.gids.clone(),
     })
+}
+
+/// Opens a container that is not mounted, to be changed: its root, volumes and binds. Call it under its lock.
+pub fn open_stopped(store: &Store, record: &ContainerRecord) -> Result<FsSpec> {
+    let (upper, work) = mount::work_of(store, record);
+    let open = |path: &Path| open_path(path, OpenAs::Directory).or_fail(|| format!("cannot open {}", path.display()));
+    let upper = UpperSpec {
+        dir: open(&upper)?,
+        work: Some(open(&work)?),
+        ownership: ownership(record.ownership),
+        is_volatile: false,
+        is_view: false,
+    };
+    let mut mounts = Vec::new();
+    for mount in &record.mounts {
+        let branch = match &mount.source {
+            MountSource::Volume { name, .. } => {
+                super::filling::complete(store, name)?;
+                open_volume(store, name, mount.read_only, None)?
+            }
+            MountSource::Bind { path, .. } => open_bind(path, mount, None)?,
+            MountSource::Tmpfs { .. } => continue,
+        };
+        mounts.push(MountAt { target: mount.target.clone().into_bytes(), branch });
+    }
+    Ok(FsSpec {
+        root: root_branch(record, Some(upper), top_first(layers::open(store, record)?)),
+        mounts,
+        uids: record.uids.clone(),
+        gids: record.gids.clone(),
+    })
+}
+
+/// A directory of the host as it is: what lies in it belongs to whom it belongs there.
+pub fn host_tree(dir: OwnedFd, label: String) -> FsSpec {
+    let root = plain_branch(label, dir, OwnershipForm::Native, false, true);
+    FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity }
 }
 
 /// Layers as a branch wants them: top first.

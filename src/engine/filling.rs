@@ -24,7 +24,8 @@ use crate::store::volume::VolumeRecord;
 use crate::store::{Store, Wait, atomic};
 use crate::sys::proc;
 
-use super::populate::{Owners, copy_into, finish, open_image, open_plain, sync};
+use super::copy::{Owners, finish};
+use super::populate::{copy_into, open_image, open_plain, sync};
 use super::{EngineError, OrFail, Result};
 
 /// The whole copy in a directory of the host, while its entries are moved out.

@@ -113,8 +113,13 @@ pub fn open_dir(path: &Path) -> Result<Arc<dyn Layer>> {
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
     // As root, attributes that any owner of a file can write give nobody an owner or another place.
     let trusts_users = !crate::sys::proc::is_real_root();
-    let form =
-        HostForm { has_oci_names: true, has_override: trusts_users, is_plain: false, trusts_user_marks: trusts_users };
+    let form = HostForm {
+        has_oci_names: true,
+        has_override: trusts_users,
+        is_plain: false,
+        trusts_user_marks: trusts_users,
+        is_fixed: true,
+    };
     let layer = DirLayer::open(fd, path.display().to_string(), form)
         .or_fail(|| format!("cannot open the layer {}", path.display()))?;
     Ok(Arc::new(layer))

@@ -71,6 +71,8 @@ pub enum Part<'a> {
     Whole,
     /// The root alone: layers and upper, without volumes and binds.
     Root,
+    /// As `Root`, with ids as layers and upper hold them, whatever the mount shows.
+    Stored,
     /// One layer, by number (1 is the bottom) or digest.
     Layer(&'a str),
 }
@@ -132,7 +134,7 @@ pub fn open(store: &Store, target: &Target, part: Part<'_>) -> Result<View> {
     };
     let mut mounts: Vec<usize> = Vec::new();
     let mut tmpfs = Vec::new();
-    let mut fs = build(store, record, &top_first, &mounts)?;
+    let mut fs = build(store, record, &top_first, &mounts, part)?;
     if part == Part::Whole {
         for (index, mount) in record.mounts.iter().enumerate() {
             if let MountSource::Tmpfs { .. } = mount.source {
@@ -147,7 +149,7 @@ pub fn open(store: &Store, target: &Target, part: Part<'_>) -> Result<View> {
                     return Err(EngineError::failed(format!("cannot look at {}", mount.target)).because(error));
                 }
             }
-            fs = build(store, record, &top_first, &mounts)?;
+            fs = build(store, record, &top_first, &mounts, part)?;
         }
     }
     Ok(View { fs, layers: infos, tmpfs, _lent: lent })
@@ -163,7 +165,13 @@ fn lowers_only(lowers: Vec<Arc<dyn Layer>>) -> BranchSpec {
 }
 
 /// Builds the view of a container with some of its mounts (by their index).
-fn build(store: &Store, record: &ContainerRecord, top_first: &[Arc<dyn Layer>], mounts: &[usize]) -> Result<Fs> {
+fn build(
+    store: &Store,
+    record: &ContainerRecord,
+    top_first: &[Arc<dyn Layer>],
+    mounts: &[usize],
+    part: Part<'_>,
+) -> Result<Fs> {
     let (upper, work) = mount::work_of(store, record);
     let open = |path: &Path| open_path(path, OpenAs::Directory).or_fail(|| format!("cannot open {}", path.display()));
     let upper = UpperSpec {
@@ -190,7 +198,11 @@ fn build(store: &Store, record: &ContainerRecord, top_first: &[Arc<dyn Layer>], 
         branch.is_read_only = true;
         opened.push(MountAt { target: mount.target.clone().into_bytes(), branch });
     }
-    let spec = FsSpec { root, mounts: opened, uids: record.uids.clone(), gids: record.gids.clone() };
+    let (uids, gids) = match part {
+        Part::Stored => (IdMap::Identity, IdMap::Identity),
+        Part::Whole | Part::Root | Part::Layer(_) => (record.uids.clone(), record.gids.clone()),
+    };
+    let spec = FsSpec { root, mounts: opened, uids, gids };
     Fs::new(spec).or_fail(|| format!("cannot look into {}", record.name))
 }
 

@@ -145,7 +145,7 @@ impl Fs {
 
     /// The components of a path with every symlink in it followed inside the root, the last one too; what does not
     /// exist stays as it is.
-    pub(super) fn canonical(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, FsError> {
+    pub fn canonical(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, FsError> {
         let mut rest: Vec<Vec<u8>> = split(path);
         let mut done: Vec<Vec<u8>> = Vec::new();
         let mut links = 0;
@@ -174,7 +174,8 @@ impl Fs {
     }
 }
 
-pub(super) fn join(parts: &[Vec<u8>]) -> Vec<u8> {
+/// The path of these names from the root.
+pub fn join(parts: &[Vec<u8>]) -> Vec<u8> {
     let mut path = Vec::new();
     for part in parts {
         path.push(b'/');

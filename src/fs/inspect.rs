@@ -8,9 +8,11 @@ use super::Fs;
 use super::lookup::Follow;
 use crate::layer::whiteout::Redirect;
 use crate::layer::{Child, Entry, Layer, ListedKind};
+use crate::model::ids::NodeId;
 use crate::model::sync::read;
 use crate::model::{Cookie, FsError, Kind, Name, NameBuf};
 use crate::tree::{Branch, Node, Tree, merge};
+use crate::upper::Upper;
 use crate::upper::edit::Below;
 
 /// What happened to a path.
@@ -73,6 +75,21 @@ enum Says {
 }
 
 impl Fs {
+    /// Does anything of a node lie in the upper: its attributes, its content, or names of a directory?
+    pub fn is_in_upper(&self, id: NodeId) -> Result<bool, FsError> {
+        Ok(read(&self.tree.node(id)?.state).upper.is_some())
+    }
+
+    /// Does a directory show anything of layers?
+    pub fn has_layers(&self, id: NodeId) -> Result<bool, FsError> {
+        Ok(!read(&self.tree.node(id)?.state).lowers.is_empty())
+    }
+
+    /// Has a file of a layer with several names been changed? Then names that the upper does not hold lead to it too.
+    pub fn has_link_groups(&self) -> bool {
+        self.tree.root().branch().upper().is_some_and(Upper::has_records)
+    }
+
     /// Everything the upper of the root branch has changed, sorted by path bytewise; changed parents are included, as
     /// `docker diff` does. Empty without an upper.
     pub fn changes(&self) -> Result<Vec<Change>, FsError> {

@@ -27,6 +27,9 @@ pub struct DirLine {
     pub kind: Kind,
 }
 
+/// Takes a line of READDIRPLUS: what was looked up, or the line alone where that failed. `false`: no room.
+type PlusSink<'a> = dyn FnMut(&NameBuf, Cookie, Result<&EntryOut, DirLine>) -> bool + 'a;
+
 impl Fs {
     /// READDIR: passes the lines after `after` to `sink` until it breaks, `.` and `..` left out.
     pub fn read_dir(
@@ -64,23 +67,19 @@ impl Fs {
     }
 
     /// READDIRPLUS: as [`Fs::read_dir`], with a look-up counted for each line that `sink` takes (returns `true`).
-    /// Where `sink` does not, the look-up is given back and the listing ends. `None`: the entry cannot be read.
-    pub fn read_dir_plus(
-        &self,
-        id: NodeId,
-        after: Cookie,
-        sink: &mut dyn FnMut(&NameBuf, Cookie, Option<&EntryOut>) -> bool,
-    ) -> Result<(), FsError> {
-        self.each_name(id, after, &mut |name, cookie, _| match self.lookup(id, name.as_name()) {
+    /// Where `sink` does not, the look-up is given back and the listing ends. An entry that cannot be read is passed as
+    /// a line without one.
+    pub fn read_dir_plus(&self, id: NodeId, after: Cookie, sink: &mut PlusSink<'_>) -> Result<(), FsError> {
+        self.each_name(id, after, &mut |name, cookie, kind| match self.lookup(id, name.as_name()) {
             Err(FsError::NotFound) => Ok(ControlFlow::Continue(())),
             Err(error) => {
                 // One bad entry does not hide the others, and those sent already have been counted.
                 log::warn!("{name:?} is listed but cannot be read: {error}");
-                let goes_on = sink(&name, cookie, None);
+                let goes_on = sink(&name, cookie, Err(DirLine { name: name.clone(), cookie, ino: UNKNOWN, kind }));
                 Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
             }
             Ok(entry) => {
-                if sink(&name, cookie, Some(&entry)) {
+                if sink(&name, cookie, Ok(&entry)) {
                     Ok(ControlFlow::Continue(()))
                 } else {
                     self.forget(entry.id, 1);

@@ -169,14 +169,18 @@ impl Fs {
             Place::Dir(dir) => upper.reader().marks(dir)?.redirect,
             Place::At(..) | Place::Fd(_) => None,
         };
-        match redirect {
-            Some(Redirect::Path(_)) => Ok(()),
-            Some(Redirect::Name(other)) => {
-                upper.set_redirect(&found.place, &merge::path_in_layers(&from.parent, other.as_name())?)
-            }
-            None => upper.set_redirect(&found.place, &merge::path_in_layers(&from.parent, from.name)?),
-        }
-        .map_err(|error| if error == FsError::NameTooLong { FsError::CrossDevice } else { error })
+        // As the kernel: another name in the same directory, or a path, which holds wherever the directory moves.
+        let is_beside = Arc::ptr_eq(&from.parent, &to.parent);
+        let new = match redirect {
+            Some(Redirect::Path(_)) => return Ok(()),
+            Some(Redirect::Name(_)) if is_beside => return Ok(()),
+            Some(Redirect::Name(other)) => Redirect::Path(merge::path_in_layers(&from.parent, other.as_name())?),
+            None if is_beside => Redirect::Name(from.name.to_buf()),
+            None => Redirect::Path(merge::path_in_layers(&from.parent, from.name)?),
+        };
+        upper
+            .set_redirect(&found.place, &new)
+            .map_err(|error| if error == FsError::NameTooLong { FsError::CrossDevice } else { error })
     }
 
     fn check_replaceable(

@@ -430,10 +430,13 @@ impl Filesystem for Adapter {
                 }
             }
             fs.read_dir_plus(node(ino), Cookie(offset), &mut |name, cookie, out| {
-                let Some(out) = out else {
-                    // Node 0: the kernel lists the name and looks it up when somebody asks.
-                    let name = name.as_name().os();
-                    return !reply.add(INodeNo(0), cookie.0, name, &Duration::ZERO, &absent(), GENERATION);
+                let out = match out {
+                    Ok(out) => out,
+                    Err(line) => {
+                        let attr = unreadable(line.ino, line.kind);
+                        let name = name.as_name().os();
+                        return !reply.add(INodeNo(line.ino), cookie.0, name, &Duration::ZERO, &attr, GENERATION);
+                    }
                 };
                 // One TTL serves name and attributes here: the shorter one.
                 let ttl = out.attr_ttl.min(out.entry_ttl);
@@ -576,6 +579,13 @@ fn absent() -> fuser::FileAttr {
         ctime: time,
     };
     entry_attr(0, &attr)
+}
+
+/// The attributes of what a listing names and nobody can read. The kernel (since 5.5) emits the line before it looks at
+/// the attributes; for a size that is none it makes no inode and forgets the number, so that whoever asks for the name
+/// gets the error of a look-up. Node 0 would do that too, but C libraries skip lines of inode 0.
+fn unreadable(ino: u64, kind: Kind) -> fuser::FileAttr {
+    fuser::FileAttr { ino: INodeNo(ino), kind: file_type(kind), size: u64::MAX, ..absent() }
 }
 
 #[cfg(test)]

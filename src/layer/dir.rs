@@ -33,6 +33,9 @@ pub struct HostForm {
     /// Redirects and metadata-only marks count under `user.` too, where whoever owns a file can write them. Without,
     /// only `trusted.` ones lead elsewhere.
     pub trusts_user_marks: bool,
+    /// A layer that must stay as it is while it is mounted: something that it held and that is gone is an error, never
+    /// absence, for nobody knows what it hid and what not.
+    pub is_fixed: bool,
 }
 
 /// How many listings are kept.
@@ -44,6 +47,8 @@ pub struct DirLayer {
     root: Arc<Dir>,
     label: String,
     form: HostForm,
+    /// Removed directories can be told by their link count: not on every filesystem of users.
+    counts_links: bool,
     listings: Mutex<VecDeque<Cached>>,
     /// Identity of the root's filesystem, once somebody has asked.
     uuid: OnceLock<Option<Uuid>>,
@@ -72,7 +77,8 @@ impl DirLayer {
 
     /// Reads `root` as a layer.
     pub fn from_dir(root: Arc<Dir>, label: String, form: HostForm) -> Self {
-        DirLayer { root, label, form, listings: Mutex::default(), uuid: OnceLock::new() }
+        let counts_links = root.stat().is_ok_and(|stat| stat.st_nlink > 0);
+        DirLayer { root, label, form, counts_links, listings: Mutex::default(), uuid: OnceLock::new() }
     }
 
     /// The root directory.
@@ -169,7 +175,12 @@ impl DirLayer {
             }
         }
         if self.form.has_oci_names && !marks.is_opaque {
-            marks.is_opaque = has_child(dir, Name::new(whiteout::OCI_OPAQUE)?)? || self.is_beside_its_whiteout(dir)?;
+            let has_mark = match has_child(dir, Name::new(whiteout::OCI_OPAQUE)?) {
+                // What we may not search is no less there: every name in it is refused before deeper layers are asked.
+                Err(FsError::Access) => false,
+                other => other?,
+            };
+            marks.is_opaque = has_mark || self.is_beside_its_whiteout(dir)?;
         }
         Ok(marks)
     }
@@ -200,8 +211,10 @@ impl DirLayer {
         }
         let names = xattr::list(place)?;
         let is_mark = |marks: &[&[u8]]| names.iter().find(|name| self.is_trusted(marks, name));
-        if is_mark(&whiteout::METACOPY_XATTRS).is_none() {
-            return Ok(None);
+        let Some(name) = is_mark(&whiteout::METACOPY_XATTRS) else { return Ok(None) };
+        let value = xattr::get(place, name)?.unwrap_or_default();
+        if !whiteout::is_metacopy_value(&value) {
+            return Err(self.damaged(format!("metadata-only mark of {} bytes that says nothing we know", value.len())));
         }
         let Some(name) = is_mark(&whiteout::REDIRECT_XATTRS) else { return Ok(Some(Metacopy { redirect: None })) };
         let value = xattr::get(place, name)?.unwrap_or_default();
@@ -218,10 +231,10 @@ impl DirLayer {
         }
     }
 
-    /// Is the empty file at `place` in `dir` a whiteout by attribute?
-    fn is_xattr_whiteout(&self, dir: &Arc<Dir>, place: &Place) -> Result<bool, FsError> {
-        let is_marked = xattr::list(place)?.iter().any(|name| whiteout::WHITEOUT_XATTRS.contains(&name.as_slice()));
-        Ok(is_marked && self.marks(dir)?.has_xattr_whiteouts)
+    /// Is the empty file at `place` a whiteout by attribute? The mark on its directory only serves listings, as in the
+    /// kernel: what lacks it is listed there by name, and not found.
+    fn is_xattr_whiteout(place: &Place) -> Result<bool, FsError> {
+        Ok(xattr::list(place)?.iter().any(|name| whiteout::WHITEOUT_XATTRS.contains(&name.as_slice())))
     }
 
     /// What `stat` of `name` in `dir` means: a whiteout, or an entry.
@@ -238,7 +251,7 @@ impl DirLayer {
         }
         let place = Place::at(dir, name);
         let may_be_whiteout = raw.kind == Kind::File && raw.size == 0 && !self.form.is_plain;
-        if may_be_whiteout && self.is_xattr_whiteout(dir, &place)? {
+        if may_be_whiteout && Self::is_xattr_whiteout(&place)? {
             return Ok(Child::Whiteout);
         }
         let attr = self.attr_at(&place, stat)?;
@@ -319,6 +332,24 @@ impl DirLayer {
         }
     }
 
+    /// In a layer that must stay as it is, what is gone is an error.
+    fn kept<T>(&self, result: Result<T, FsError>) -> Result<T, FsError> {
+        match result {
+            Err(FsError::NotFound | FsError::Stale) if self.form.is_fixed => {
+                let error = self.damaged("something that it held has been removed from it".into());
+                log::error!("{error}");
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    /// Nothing was found in `dir`: an error if that has been removed.
+    fn absent_in(&self, dir: &Arc<Dir>) -> Result<Child, FsError> {
+        let is_gone = self.form.is_fixed && self.counts_links && dir.stat()?.st_nlink == 0;
+        if is_gone { Err(FsError::Stale) } else { Ok(Child::Absent) }
+    }
+
     fn child_of(&self, dir: &Arc<Dir>, name: Name<'_>) -> Result<Child, FsError> {
         if self.form.has_oci_names && whiteout::oci_name(name) != Plain {
             return Ok(Child::Absent);
@@ -330,10 +361,10 @@ impl DirLayer {
                 mark.extend_from_slice(name.bytes());
                 match Name::new(&mark) {
                     Ok(mark) if has_child(dir, mark)? => Ok(Child::Whiteout),
-                    _ => Ok(Child::Absent),
+                    _ => self.absent_in(dir),
                 }
             }
-            Err(FsError::NotFound) => Ok(Child::Absent),
+            Err(FsError::NotFound) => self.absent_in(dir),
             Err(error) => Err(error),
         }
     }
@@ -364,19 +395,19 @@ impl Layer for DirLayer {
     }
 
     fn child(&self, dir: &Entry, name: Name<'_>) -> Result<Child, FsError> {
-        self.child_of(Self::dir(dir)?, name)
+        self.kept(self.child_of(Self::dir(dir)?, name))
     }
 
     fn is_opaque(&self, dir: &Entry) -> Result<bool, FsError> {
-        Ok(self.marks(Self::dir(dir)?)?.is_opaque)
+        Ok(self.dir_marks(dir)?.is_opaque)
     }
 
     fn metacopy(&self, entry: &Entry) -> Result<Option<Metacopy>, FsError> {
-        self.metacopy_at(&Self::place(entry)?)
+        self.kept(self.metacopy_at(&Self::place(entry)?))
     }
 
     fn dir_marks(&self, dir: &Entry) -> Result<DirMarks, FsError> {
-        self.marks(Self::dir(dir)?)
+        self.kept(self.marks(Self::dir(dir)?))
     }
 
     fn origin(&self, entry: &Entry) -> Result<Option<Origin>, FsError> {
@@ -389,7 +420,7 @@ impl Layer for DirLayer {
         after: Cookie,
         sink: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
-        let listing = self.listing(Self::dir(dir)?, after)?;
+        let listing = self.kept(self.listing(Self::dir(dir)?, after))?;
         let from = (after.hash(), Box::<[u8]>::default());
         for ((_, name), (cookie, what)) in listing.range((Bound::Included(from), Bound::Unbounded)) {
             if *cookie <= after {
@@ -405,25 +436,26 @@ impl Layer for DirLayer {
 
     fn attr(&self, entry: &Entry) -> Result<Attr, FsError> {
         let place = Self::place(entry)?;
-        self.attr_at(&place, &place.stat()?)
+        self.kept(place.stat().and_then(|stat| self.attr_at(&place, &stat)))
     }
 
     fn open(&self, entry: &Entry) -> Result<Body, FsError> {
         let Entry::HostFile(dir, name) = entry else { return Err(FsError::Invalid) };
         // NONBLOCK: should the host have put a FIFO there, opening must not wait for its writer.
-        Ok(Body::File(dir.open_at(Name::new(name)?, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?))
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.kept(dir.open_at(Name::new(name)?, flags, 0).map(Body::File))
     }
 
     fn read_link(&self, entry: &Entry) -> Result<Vec<u8>, FsError> {
-        self.read_link_at(&Self::place(entry)?)
+        self.kept(self.read_link_at(&Self::place(entry)?))
     }
 
     fn xattr(&self, entry: &Entry, name: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        self.xattr_at(&Self::place(entry)?, name)
+        self.kept(self.xattr_at(&Self::place(entry)?, name))
     }
 
     fn xattr_names(&self, entry: &Entry) -> Result<Vec<Vec<u8>>, FsError> {
-        self.xattr_names_at(&Self::place(entry)?)
+        self.kept(self.xattr_names_at(&Self::place(entry)?))
     }
 }
 

@@ -2,13 +2,12 @@
 //! Every convention by which a layer says "deleted" or "nothing below counts", and the attributes that say it.
 //!
 //! - Linux `Documentation/filesystems/overlayfs.rst`: a character device 0:0 is a whiteout; a directory with
-//!   `overlay.opaque=y` is opaque; an empty regular file with `overlay.whiteout` in a directory with
-//!   `overlay.opaque=x` is a whiteout too. The attributes stand under `trusted.` or `user.`.
+//!   `overlay.opaque=y` is opaque; an empty regular file with `overlay.whiteout` is a whiteout too, which listings look
+//!   for in directories with `overlay.opaque=x`. The attributes stand under `trusted.` or `user.`.
 //! - OCI image-spec `layer.md` ("Whiteouts", from AUFS): `.wh.NAME` deletes NAME, `.wh..wh..opq` makes its directory
 //!   opaque; other names that begin with `.wh..wh.` are AUFS's own and are never shown.
 //! - fuse-overlayfs: `user.fuseoverlayfs.opaque=y`.
 
-use crate::model::name::components;
 use crate::model::{Attr, Kind, Name, NameBuf};
 
 /// The prefix of whiteouts in OCI layers.
@@ -69,25 +68,22 @@ pub enum Redirect {
 }
 
 impl Redirect {
-    /// Reads an attribute's value. `None` for one that climbs or holds no name.
+    /// Reads an attribute's value. `None` for one that climbs or that holds no name or an empty one, as in the kernel.
     pub fn parse(value: &[u8]) -> Option<Self> {
         match value.strip_prefix(b"/") {
             Some(path) => {
-                let names = components(path).ok().filter(|names| !names.is_empty())?;
-                Some(Redirect::Path(names.into_iter().map(Name::to_buf).collect()))
+                path.split(|b| *b == b'/').map(NameBuf::new).collect::<Result<_, _>>().ok().map(Redirect::Path)
             }
             None => Name::new(value).ok().map(|name| Redirect::Name(name.to_buf())),
         }
     }
 
-    /// The attribute's value of a path.
-    pub fn path_value(names: &[NameBuf]) -> Vec<u8> {
-        let mut value = Vec::new();
-        for name in names {
-            value.push(b'/');
-            value.extend_from_slice(name.as_name().bytes());
+    /// The attribute's value.
+    pub fn value(&self) -> Vec<u8> {
+        match self {
+            Redirect::Name(name) => name.as_name().bytes().to_vec(),
+            Redirect::Path(names) => names.iter().flat_map(|name| [b"/", name.as_name().bytes()].concat()).collect(),
         }
-        value
     }
 }
 
@@ -95,6 +91,16 @@ impl Redirect {
 pub const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 /// Attributes of a file whose content lies in a deeper layer.
 pub const METACOPY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
+
+/// Is this the value of a metadata-only mark? Nothing, or version 0, the length, no flags, and a digest of the content
+/// and its algorithm, which is not compared (the kernel's `verity=off`).
+pub fn is_metacopy_value(value: &[u8]) -> bool {
+    match value {
+        [] => true,
+        [0, length, 0, _, ..] => usize::from(*length) == value.len(),
+        _ => false,
+    }
+}
 
 impl DirMarks {
     /// Takes the value of one of [`OPAQUE_XATTRS`] into account.
@@ -131,6 +137,27 @@ mod tests {
         assert_eq!(decode(b".wh..wh..opq"), OciName::Opaque);
         for reserved in [&b".wh..wh.plnk"[..], b".wh.", b".wh..", b".wh...", b".wh..wh..opqx"] {
             assert_eq!(oci_name(Name::new(reserved).unwrap()), OciName::Reserved, "{reserved:?}");
+        }
+    }
+
+    #[test]
+    fn redirects_never_climb() {
+        let path = |names: &[&[u8]]| names.iter().map(|name| NameBuf::new(*name).unwrap()).collect();
+        assert_eq!(Redirect::parse(b"/a/b"), Some(Redirect::Path(path(&[b"a", b"b"]))));
+        assert_eq!(Redirect::parse(b"a"), Some(Redirect::Name(NameBuf::new(*b"a").unwrap())));
+        for bad in ["", "/", "..", ".", "../a", "a/b", "/..", "/a/..", "/a/../b", "//a", "/a/", "/a//b", "/./a", "/a\0"]
+        {
+            assert_eq!(Redirect::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_only_marks_are_checked() {
+        for good in [&[][..], &[0, 4, 0, 0], &[0, 6, 0, 1, 9, 9]] {
+            assert!(is_metacopy_value(good), "{good:?}");
+        }
+        for bad in [&b"y"[..], &[0, 4, 0], &[1, 4, 0, 0], &[0, 5, 0, 0], &[0, 4, 1, 0]] {
+            assert!(!is_metacopy_value(bad), "{bad:?}");
         }
     }
 

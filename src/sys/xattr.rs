@@ -24,11 +24,11 @@ fn with_path<T>(place: &Place, call: impl FnOnce(&CString) -> Result<T, FsError>
             path.extend_from_slice(name);
             (fd, path)
         }
-        // A trailing slash and dot would fail on files: the magic link itself is followed, once, to the object.
+        // The magic link itself is followed, once, to the object: `/.` after it would need the right to search.
         Place::Fd(fd) => (std::sync::Arc::clone(fd), format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()),
         Place::Dir(dir) => {
             let fd = dir.open()?;
-            let path = format!("/proc/self/fd/{}/.", fd.as_raw_fd()).into_bytes();
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
             (fd, path)
         }
     };
@@ -40,7 +40,7 @@ fn with_path<T>(place: &Place, call: impl FnOnce(&CString) -> Result<T, FsError>
 }
 
 fn follows(place: &Place) -> bool {
-    matches!(place, Place::Fd(_))
+    matches!(place, Place::Fd(_) | Place::Dir(_))
 }
 
 /// The value of `name`; `None` when there is none, or the filesystem has no such attributes.

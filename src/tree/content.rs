@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::merge::{at_path, path_in_layers};
-use super::node::{Lower, Node, Whereabouts};
+use super::merge::{at_path, beside, path_in_layers};
+use super::node::{Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::layer::Metacopy;
 use crate::layer::whiteout::Redirect;
@@ -61,15 +61,19 @@ impl Tree {
         }
         let Some(place) = self.hold(node)? else { return Ok(()) };
         match upper.reader().metacopy_at(&place)? {
-            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &path_of(node)?),
+            Some(Metacopy { redirect: None }) => upper.set_redirect(&place, &Redirect::Path(path_of(node)?)),
             Some(Metacopy { redirect: Some(Redirect::Name(other)) }) => match super::copy_up::newest_link(node) {
-                Some((parent, _)) => upper.set_redirect(&place, &path_in_layers(&parent, other.as_name())?),
+                Some((parent, _)) => {
+                    upper.set_redirect(&place, &Redirect::Path(path_in_layers(&parent, other.as_name())?))
+                }
                 None => Ok(()),
             },
             _ => Ok(()),
         }
     }
 
+    /// Follows the marks of a file that holds metadata only, down to its content: beside it, in what layers from index
+    /// `first` on take part in its directory, or at a path from their roots.
     fn find_below(
         &self,
         node: &Arc<Node>,
@@ -77,32 +81,31 @@ impl Tree {
         mut mark: Metacopy,
         mut first: usize,
     ) -> Result<Whereabouts, FsError> {
-        let mut path = path_of(node)?;
+        let (parent, mut name) = super::copy_up::newest_link(node).ok_or(FsError::Stale)?;
+        let mut path: Option<Vec<NameBuf>> = None;
         loop {
-            match mark.redirect {
-                None => {}
-                Some(Redirect::Path(other)) => path = other,
-                Some(Redirect::Name(other)) => {
+            match (mark.redirect, &mut path) {
+                (None, _) => {}
+                (Some(Redirect::Path(other)), _) => path = Some(other),
+                (Some(Redirect::Name(other)), None) => name = other,
+                (Some(Redirect::Name(other)), Some(path)) => {
                     path.pop();
                     path.push(other);
                 }
             }
-            let lower = self.find_file(branch, first, &path)?;
+            let found = match &path {
+                Some(path) => at_path(branch, first, path)?,
+                None => beside(&parent, first, name.as_name())?,
+            };
+            let Some((lower, _)) = found.lowers.into_iter().next().filter(|(_, found)| found.attr.kind == Kind::File)
+            else {
+                let at = path.map_or(Redirect::Name(name), Redirect::Path).value();
+                let what = format!("the content of a metadata-only copy is not at {}", at.escape_ascii());
+                return Err(FsError::Corrupt { layer: branch.label().to_owned(), what });
+            };
             match branch.layer(&lower)?.metacopy(&lower.entry)? {
                 None => return Ok(Whereabouts::Below(lower)),
                 Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
-            }
-        }
-    }
-
-    fn find_file(&self, branch: &Branch, first: usize, path: &[NameBuf]) -> Result<Lower, FsError> {
-        let sources = at_path(branch, first, path)?;
-        match sources.lowers.into_iter().next() {
-            Some((lower, found)) if found.attr.kind == Kind::File => Ok(lower),
-            _ => {
-                let text = Redirect::path_value(path);
-                let what = format!("the content of a metadata-only copy is not at {}", text.escape_ascii());
-                Err(FsError::Corrupt { layer: branch.label().to_owned(), what })
             }
         }
     }

@@ -155,7 +155,7 @@ impl Tree {
     }
 
     /// The path of the content for a mark, if it can be found by it again: only a file that holds its content itself, at
-    /// a name it still has.
+    /// a name it still has, and not so deep that no attribute holds the path.
     fn path_of_content(
         &self,
         node: &Arc<Node>,
@@ -166,7 +166,7 @@ impl Tree {
         let path = super::content::path_of(node)?;
         let found = super::merge::at_path(node.branch(), 0, &path)?;
         let is_found = found.lowers.first().is_some_and(|(lower, _)| lower.layer == below.layer);
-        Ok((is_found && !path.is_empty()).then_some(path))
+        Ok((is_found && !path.is_empty() && Upper::can_hold(&path)).then_some(path))
     }
 
     /// Makes the staged copy the node's place: under a name it has now, or by descriptor if it has lost its last one.

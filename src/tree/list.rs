@@ -123,13 +123,14 @@ impl Tree {
         Ok(streams)
     }
 
-    /// Has the directory no names to show?
+    /// Has the directory no names to show? A name that is listed and not found (a whiteout that only look-ups tell) is
+    /// none.
     pub fn is_empty_dir(&self, held: &impl NamesHeld, node: &Arc<Node>) -> Result<bool, FsError> {
-        let mut is_empty = true;
-        self.list(held, node, Cookie::START, &mut |_, _, _| {
-            is_empty = false;
-            ControlFlow::Break(())
+        let mut found = Ok(None);
+        self.list(held, node, Cookie::START, &mut |name, _, _| {
+            found = self.resolve(held, node, name);
+            if matches!(found, Ok(None)) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        Ok(is_empty)
+        Ok(found?.is_none())
     }
 }

@@ -391,6 +391,15 @@ pub(super) fn at_path(branch: &Branch, first: usize, path: &[NameBuf]) -> Result
     Ok(sources)
 }
 
+/// What the layers from index `first` on that take part in the directory `parent` hold at `name`.
+pub(super) fn beside(parent: &Node, first: usize, name: Name<'_>) -> Result<Sources, FsError> {
+    let (_, mut lowers) = sources_of(parent);
+    lowers.retain(|lower| lower.layer >= first);
+    let mut sources = Sources::default();
+    find_in_layers(parent.branch(), &lowers, name, &mut sources)?;
+    Ok(sources)
+}
+
 /// How resolution goes on below a source.
 enum Next {
     /// Nothing deeper counts.
@@ -420,9 +429,7 @@ fn add_lower(branch: &Branch, index: usize, found: Found, sources: &mut Sources)
 
 /// Do the layers that take part in `parent` show anything at `name`?
 pub fn below(parent: &Node, name: Name<'_>) -> Result<Below, FsError> {
-    let (_, lowers) = sources_of(parent);
-    let mut sources = Sources::default();
-    find_in_layers(parent.branch(), &lowers, name, &mut sources)?;
+    let sources = beside(parent, 0, name)?;
     Ok(if sources.lowers.is_empty() { Below::Nothing } else { Below::Something })
 }
 
@@ -438,9 +445,7 @@ pub fn physical(branch: &Branch, dir: &Arc<Dir>, name: Name<'_>) -> Result<Physi
 
 /// The names that layers show in the directory `name` of `parent`, the upper left aside.
 pub fn names_below(parent: &Node, name: Name<'_>) -> Result<Vec<NameBuf>, FsError> {
-    let (_, lowers) = sources_of(parent);
-    let mut sources = Sources::default();
-    find_in_layers(parent.branch(), &lowers, name, &mut sources)?;
+    let sources = beside(parent, 0, name)?;
     let mut names = std::collections::BTreeMap::new();
     for (lower, found) in &sources.lowers {
         if found.attr.kind != Kind::Dir {

@@ -121,8 +121,11 @@ impl Tree {
             attr.blocks = attr.blocks.max(attr.size.div_ceil(512));
         }
         attr.ino = node.ino();
-        if node.kind() == Kind::Dir {
-            attr.nlink = if read(&node.state).is_merged() { 1 } else { attr.nlink };
+        let state = read(&node.state);
+        if state.is_removed {
+            attr.nlink = 0;
+        } else if node.kind() == Kind::Dir && state.is_merged() {
+            attr.nlink = 1;
         }
         Ok(attr)
     }

@@ -41,9 +41,14 @@ impl Upper {
         xattr::set(dir, &self.mark_name("opaque")?, b"y", SetMode::Any)
     }
 
+    /// Is the path short enough for a redirect?
+    pub(crate) fn can_hold(path: &[NameBuf]) -> bool {
+        path.iter().map(|name| name.as_name().bytes().len() + 1).sum::<usize>() <= REDIRECT_MAX
+    }
+
     /// Keeps where layers hold a directory that is about to be renamed. `NameTooLong` for a path that no attribute holds.
-    pub(crate) fn set_redirect(&self, dir: &Place, path: &[NameBuf]) -> Result<(), FsError> {
-        let value = Redirect::path_value(path);
+    pub(crate) fn set_redirect(&self, dir: &Place, redirect: &Redirect) -> Result<(), FsError> {
+        let value = redirect.value();
         if value.len() > REDIRECT_MAX {
             return Err(FsError::NameTooLong);
         }
@@ -52,7 +57,7 @@ impl Upper {
 
     /// Marks a file that holds metadata only: its content lies in the layers at `path`.
     pub(crate) fn set_metacopy(&self, file: &Place, path: &[NameBuf]) -> Result<(), FsError> {
-        self.set_redirect(file, path)?;
+        self.set_redirect(file, &Redirect::Path(path.to_vec()))?;
         xattr::set(file, &self.mark_name("metacopy")?, b"", SetMode::Any)
     }
 

@@ -103,6 +103,7 @@ impl Upper {
             has_override: spec.ownership.uses_override(),
             is_plain: spec.work.is_none(),
             trusts_user_marks: true,
+            is_fixed: false,
         };
         let work = match spec.work {
             None => None,

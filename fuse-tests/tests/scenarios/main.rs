@@ -4,6 +4,7 @@
 mod copy_up;
 mod io;
 mod links;
+mod marks;
 mod merge;
 mod names;
 mod owner;

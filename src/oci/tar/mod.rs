@@ -11,6 +11,7 @@ use std::io::{self, Read};
 mod header;
 mod pax;
 mod sparse;
+pub mod write;
 
 use header::Header;
 use pax::Pax;
@@ -49,9 +50,10 @@ pub enum TarError {
 }
 
 /// What a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemberKind {
     /// Regular file.
+    #[default]
     File,
     /// Another name of an earlier member.
     HardLink,
@@ -68,7 +70,7 @@ pub enum MemberKind {
 }
 
 /// One member, without its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// Where its header begins in the uncompressed archive.
     pub offset: u64,
