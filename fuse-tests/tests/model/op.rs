@@ -112,7 +112,7 @@ fn acl(number: u64) -> Vec<u8> {
     let mut bytes = 2u32.to_le_bytes().to_vec();
     let perm = |shift: u64| ((number >> shift) & 7) as u16;
     for (tag, perm, id) in [
-        (1u16, 6, u32::MAX),
+        (1u16, 7, u32::MAX),
         (2, perm(0), 1234),
         (4, perm(1), u32::MAX),
         (16, perm(2), u32::MAX),

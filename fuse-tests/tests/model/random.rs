@@ -18,12 +18,15 @@ pub struct Random {
     numbers: fuse_tests::random::Random,
     /// Whether paths lead into the volume now and then.
     pub has_volume: bool,
+    /// Whether the judge is a plain directory: names of a hard-link group that a higher layer covers do not count there, and
+    /// an ordinary user must be able to walk the tree.
+    pub is_plain: bool,
 }
 
 impl Random {
     /// A sequence of its own for every seed.
     pub fn new(seed: u64) -> Random {
-        Random { numbers: fuse_tests::random::Random::new(seed), has_volume: false }
+        Random { numbers: fuse_tests::random::Random::new(seed), has_volume: false, is_plain: false }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -48,7 +51,8 @@ impl Random {
     }
 
     fn mode(&mut self) -> u32 {
-        *self.pick(&[0o600, 0o755, 0o7777, 0o444, 0o640])
+        let mode = *self.pick(&[0o600, 0o755, 0o7777, 0o444, 0o640]);
+        if self.is_plain { mode | 0o700 } else { mode }
     }
 }
 
@@ -164,7 +168,7 @@ fn fill(
                 if random.below(3) == 0 {
                     item.xattr("user.t", "x");
                 }
-                if random.below(4) == 0 {
+                if random.below(4) == 0 && (number == 2 || !random.is_plain) {
                     let link = if dir.is_empty() { "h0".to_owned() } else { format!("{dir}/h0") };
                     if !layer.items.iter().any(|item| item.path == link.as_bytes()) {
                         layer.hardlink(&link, &path);
