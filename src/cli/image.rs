@@ -183,7 +183,8 @@ fn list(context: &Context) -> Result<()> {
     output::print_rows(context.format, context.is_quiet, &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows)
 }
 
-fn object(image: &ImageFacts) -> Value {
+/// An image as Docker's inspect shows it.
+pub fn object(image: &ImageFacts) -> Value {
     let layers: Vec<Value> = image
         .layers
         .iter()

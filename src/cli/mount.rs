@@ -72,6 +72,10 @@ pub struct MountArgs {
     /// Let other users in (an ordinary user needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
     allow_other: bool,
+    /// Who reads and writes contents: the kernel by itself (passthrough: root only), or mlfs for the kernel's cache
+    /// (cached); auto takes passthrough where it works
+    #[arg(long, value_name = "auto|passthrough|cached")]
+    io: Option<String>,
     /// Mount options: suid, dev
     #[arg(short, long, value_name = "OPTIONS")]
     option: Vec<String>,
@@ -114,6 +118,7 @@ impl MountArgs {
             gidmap: self.gidmap.iter().map(|m| settings::parse_id_range(m)).collect::<Result<_>>()?,
             stop_timeout: self.stop_timeout.as_deref().map(settings::parse_duration).transpose()?,
             allow_other: yes(self.allow_other),
+            io: self.io.as_deref().map(settings::parse_io).transpose()?,
             foreground: yes(self.foreground),
             ..Settings::default()
         };
@@ -159,7 +164,9 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     if args.dry_run {
         let plan = mount::plan(|| context.store(Access::Read), &request, bars.shown(context))?;
         bars.clear();
-        output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
+        let mut steps = mount::describe(&plan.store, &plan.record)?;
+        steps.extend(args.command.first().map(|command| format!("run {}", command.to_string_lossy())));
+        output::print_steps(context.format, steps)?;
         return Ok(ExitCode::SUCCESS);
     }
     let has_command = matches!(front, Front::Command(_));

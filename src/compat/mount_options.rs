@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use crate::model::IoMode;
 use crate::model::ids::{IdMap, IdRange};
 
 /// What the arguments say.
@@ -59,6 +60,8 @@ pub struct OverlayOptions {
     pub no_suid: bool,
     /// Honour device nodes.
     pub is_dev: bool,
+    /// Who reads and writes contents.
+    pub io: IoMode,
     /// Stay in front.
     pub is_foreground: bool,
     /// Options that nobody knows.
@@ -240,6 +243,7 @@ fn take(options: &mut OverlayOptions, option: &[u8]) -> Result<(), OptionError> 
         ("rw", None) => options.is_read_only = false,
         ("volatile", _) => options.is_volatile = true,
         ("fsync", Some(b"0")) => options.is_volatile = true,
+        ("io", Some(_)) => options.io = IoMode::parse(&text).ok_or_else(bad)?,
         ("nosuid", None) => options.no_suid = true,
         ("dev", None) => options.is_dev = true,
         _ if IN_SILENCE.contains(&key.as_str()) => {}

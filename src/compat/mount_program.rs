@@ -99,6 +99,7 @@ fn mount(name: &str, options: &OverlayOptions) -> Result<()> {
         served: served.clone(),
         socket: None,
         stop_timeout: STOP_TIMEOUT,
+        io: options.io,
         id: String::new(),
         command: OnceCell::new(),
     };

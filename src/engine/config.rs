@@ -132,6 +132,7 @@ impl File<'_> {
                 settings.stop_timeout = Some(self.at(value, settings::parse_duration(self.text_of(key, value)?))?);
             }
             "allow-other" => settings.allow_other = Some(self.flag_of(key, value)?),
+            "io" => settings.io = Some(self.at(value, settings::parse_io(self.text_of(key, value)?))?),
             "option" => {
                 for (item, text) in self.list_of(key, value)? {
                     self.at(item, settings::add_options(settings, text))?;
@@ -271,6 +272,7 @@ mod tests {
             owner = "me"
             stop-timeout = "3s"
             allow-other = true
+            io = "cached"
             option = "suid,dev"
             foreground = true
             [[mount]]
@@ -290,6 +292,7 @@ mod tests {
         assert_eq!(settings.upper.as_deref(), Some(Path::new("/c/up")));
         assert_eq!(settings.mounts.len(), 6);
         assert_eq!(settings.stop_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(settings.io, Some(crate::model::IoMode::Cached));
         let sources: Vec<String> = settings
             .mounts
             .iter()

@@ -21,7 +21,7 @@ use super::{EngineError, OrFail, Result, host};
 
 const MAGIC: [u8; 4] = *b"mlfs";
 /// The version of the messages.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Longer messages are not ours.
 const LENGTH_MAX: u32 = 64 << 10;
 /// The longest path of a socket (`sun_path` with its NUL).
@@ -54,6 +54,12 @@ pub enum Answer {
         pid: u32,
         /// The container's id.
         id: String,
+        /// Who reads and writes contents: `passthrough` or `cached`.
+        io: String,
+        /// Why.
+        io_why: String,
+        /// How many files the kernel reads and writes by itself now.
+        backing_files: u64,
     },
     /// It is done; the daemon ends when all is written.
     Done,

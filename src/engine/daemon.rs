@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::fs::Fs;
-use crate::fuse::{FuseMount, Session};
+use crate::fuse::{FuseMount, IoChoice, IoMeter, Session};
+use crate::model::IoMode;
 use crate::sys::mount::{self, Standing, Unmount};
 use crate::sys::signal::{self, SignalFd};
 
@@ -110,6 +111,8 @@ pub struct Duty<'a> {
     pub socket: Option<&'a ControlSocket>,
     /// How long a busy mount is served after a signal.
     pub stop_timeout: Duration,
+    /// Who reads and writes contents.
+    pub io: IoMode,
     /// The container's id, for those who ask.
     pub id: String,
     /// The process that is served alone: its end is the end of the mount, and signals are passed to it. It is set when
@@ -132,10 +135,13 @@ pub fn run(
     let (ended, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(io::Error::from)
         .or_fail(|| "cannot make a pipe")?;
-    let session = fuse.serve(fs).or_fail(|| "cannot serve the mount")?;
+    let io = IoChoice::for_this_process(duty.io);
+    let session = fuse.serve(fs, io).or_fail(|| "cannot serve the mount")?;
+    let io = session.io().clone();
+    log::info!("input and output: {}: {}", io.choice().word(), io.choice().why);
     let waiter = std::thread::spawn(move || wait(session, end));
     ready(duty)?;
-    let end = serve(duty, &signals, &ended).or_fail(|| "the daemon's loop failed")?;
+    let end = serve(duty, &io, &signals, &ended).or_fail(|| "the daemon's loop failed")?;
     let outcome = match end {
         End::Unmounted => waiter.join().unwrap_or(Outcome::Failed),
         End::Abandoned | End::Killed => Outcome::Clean,
@@ -166,10 +172,16 @@ fn wait(session: Session, end: OwnedFd) -> Outcome {
 }
 
 /// The loop: until the mount is gone. `ended` becomes readable (or hangs up) when the session has ended.
-fn serve(duty: &Duty<'_>, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End> {
+fn serve(duty: &Duty<'_>, io: &IoMeter, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End> {
     let Duty { served, socket, .. } = duty;
     let socket = *socket;
-    let status = Answer::Status { pid: std::process::id(), id: duty.id.clone() };
+    let status = || Answer::Status {
+        pid: std::process::id(),
+        id: duty.id.clone(),
+        io: io.choice().word().to_owned(),
+        io_why: io.choice().why.clone(),
+        backing_files: io.backing_files() as u64,
+    };
     let mut state = State::Serving;
     loop {
         let wait = match state {
@@ -224,14 +236,14 @@ enum Next {
     Kill,
 }
 
-fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &Answer) -> Option<Next> {
+fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &dyn Fn() -> Answer) -> Option<Next> {
     let done = |result: io::Result<()>| match result {
         Ok(()) => Answer::Done,
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => Answer::Busy,
         Err(e) => Answer::Failed(e.to_string()),
     };
     let (answer, next) = match request {
-        Request::Status => (status.clone(), None),
+        Request::Status => (status(), None),
         Request::Unmount => {
             (done(served.unmount(Unmount::WhenIdle)), Some(Next::State(State::Unmounted(Instant::now()))))
         }

@@ -119,6 +119,18 @@ pub fn start(
     result
 }
 
+/// Gives a container another name, mounted or not: its daemon knows it by its id.
+pub fn rename(store: &Store, old: &str, new: &str) -> Result<()> {
+    mount::check_name(new)?;
+    let record = find(store, old)?;
+    let _lock = lock(store, &record)?;
+    let record = find(store, &record.id)?;
+    if record.name == new {
+        return Err(EngineError::failed(format!("the container has the name {new} already")));
+    }
+    store.rename_container(&record, new).or_fail(|| format!("cannot rename {old}"))
+}
+
 /// Is this the first mount of the container?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
@@ -389,6 +401,7 @@ impl Task<'_> {
             served: self.served,
             socket: socket.as_ref(),
             stop_timeout: Duration::from_millis(self.record.stop_timeout_ms),
+            io: self.record.io,
             id: self.record.id.clone(),
             command: OnceCell::new(),
         };

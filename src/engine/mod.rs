@@ -3,6 +3,7 @@
 //! and the filesystem. It plans first, then applies; it never prints.
 
 pub mod assemble;
+pub mod commit;
 pub mod config;
 pub mod control;
 pub mod copy;
@@ -12,6 +13,7 @@ pub mod ending;
 pub mod error;
 pub mod export;
 pub mod filling;
+pub mod filter;
 pub mod fuzz;
 pub mod host;
 pub mod image;

@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::fuse::IoChoice;
+use crate::model::IoMode;
 use crate::model::ids::IdMap;
 use crate::oci::reference::Source;
 use crate::store::container::{ContainerRecord, LayerRecord, MountRecord, MountSource, OwnershipForm, UPPER, new_id};
@@ -72,17 +74,12 @@ pub fn plan(
     progress: &dyn Progress,
 ) -> Result<Plan> {
     let settings = &request.settings;
-    if let Some(name) = &settings.name
-        && !spec::is_valid_name(name)
-    {
-        return Err(EngineError::usage(format!(
-            "\"{name}\" is not a container name: names match [a-zA-Z0-9][a-zA-Z0-9_.-]*"
-        )));
-    }
+    settings.name.as_deref().map_or(Ok(()), check_name)?;
     let specs = spec::order(settings.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
     let (uids, gids) = settings.id_maps(host::caller())?;
 
     check_allow_other(settings.allow_other == Some(true))?;
+    check_io(settings.io.unwrap_or_default())?;
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     let upper = settings.upper.as_deref().map(check_upper).transpose()?;
     let mounts = specs.into_iter().map(resolve_mount).collect::<Result<Vec<_>>>()?;
@@ -125,6 +122,7 @@ pub fn plan(
         read_only: settings.read_only.unwrap_or(false),
         rm: settings.rm.unwrap_or(false),
         allow_other: settings.allow_other.unwrap_or(host::caller().0 == 0),
+        io: settings.io.unwrap_or_default(),
         suid: settings.suid.unwrap_or(false),
         dev: settings.dev.unwrap_or(false),
         stop_timeout_ms: settings.stop_timeout.unwrap_or(STOP_TIMEOUT).as_millis().try_into().unwrap_or(u64::MAX),
@@ -134,6 +132,15 @@ pub fn plan(
         finished: None,
     };
     Ok(Plan { store, record, in_use })
+}
+
+/// Can a container be called so?
+pub fn check_name(name: &str) -> Result<()> {
+    if spec::is_valid_name(name) {
+        return Ok(());
+    }
+    let what = format!("\"{name}\" is not a container name: names match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
+    Err(EngineError::usage(what))
 }
 
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
@@ -167,11 +174,12 @@ fn resolve_origin(store: &Store, origin: &Origin, purpose: Purpose, progress: &d
     }
 }
 
-/// What `--dry-run` prints.
-pub fn describe(record: &ContainerRecord) -> Vec<String> {
+/// What `--dry-run` prints: the steps of a mount, in their order.
+pub fn describe(store: &Store, record: &ContainerRecord) -> Result<Vec<String>> {
     let mut steps = Vec::new();
     if let Some(image) = &record.image_name {
-        steps.push(format!("image {image}"));
+        let is_loaded = record.image.is_some();
+        steps.push(if is_loaded { format!("image {image}") } else { format!("load the image {image}") });
     }
     for layer in &record.layers {
         steps.push(format!("layer {}", String::from(layer.clone())));
@@ -182,20 +190,26 @@ pub fn describe(record: &ContainerRecord) -> Vec<String> {
     });
     for mount in &record.mounts {
         let what = match &mount.source {
-            MountSource::Volume { is_anonymous: true, .. } => "anonymous volume".to_owned(),
-            MountSource::Volume { name, .. } => format!("volume {name}"),
-            MountSource::Bind { path, .. } => format!("bind {path}"),
+            MountSource::Volume { is_anonymous: true, .. } => "make an anonymous volume".to_owned(),
+            MountSource::Volume { name, .. } => {
+                let found = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?;
+                let make = if found.is_none() { "make the " } else { "" };
+                format!("{make}volume {name}")
+            }
+            MountSource::Bind { path, is_created } => {
+                let make = if *is_created && !Path::new(path).exists() { "make the directory and " } else { "" };
+                format!("{make}bind {path}")
+            }
             MountSource::Tmpfs { .. } => "tmpfs".to_owned(),
         };
-        steps.push(format!("{what} at {}{}", mount.target, if mount.read_only { " (read-only)" } else { "" }));
+        let mode = if mount.read_only { " (read-only)" } else { "" };
+        steps.push(format!("{what} at {}{mode}", mount.target));
     }
     let mountpoint = record.mountpoint.as_deref().unwrap_or("");
-    steps.push(format!(
-        "mount {} at {mountpoint}{}",
-        record.name,
-        if record.rm { ", discarded at unmount" } else { "" }
-    ));
-    steps
+    let mode = if record.read_only { " read-only" } else { "" };
+    let end = if record.rm { ", discarded at unmount" } else { "" };
+    steps.push(format!("mount {} at {mountpoint}{mode}{end}", record.name));
+    Ok(steps)
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -207,6 +221,16 @@ fn canonical(path: &Path, what: &str) -> Result<PathBuf> {
 }
 
 /// An ordinary user may let others in only where root has allowed it.
+/// Passthrough that was asked for, and not only welcome, must be possible.
+fn check_io(mode: IoMode) -> Result<()> {
+    let choice = IoChoice::for_this_process(mode);
+    if mode == IoMode::Passthrough && !choice.passes {
+        return Err(EngineError::failed(format!("--io passthrough is not possible: {}", choice.why))
+            .advise("leave it out: contents are then read and written through the kernel's cache"));
+    }
+    Ok(())
+}
+
 fn check_allow_other(is_asked: bool) -> Result<()> {
     if !is_asked || host::caller().0 == 0 {
         return Ok(());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::IoMode;
 use crate::model::ids::{IdMap, IdRange};
 
 use super::spec::MountSpec;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub stop_timeout: Option<Duration>,
     /// Let other users in.
     pub allow_other: Option<bool>,
+    /// Who reads and writes contents.
+    pub io: Option<IoMode>,
     /// Lift nosuid.
     pub suid: Option<bool>,
     /// Lift nodev.
@@ -85,6 +88,7 @@ impl Settings {
             gidmap: earlier.gidmap.into_iter().chain(self.gidmap).collect(),
             stop_timeout: self.stop_timeout.or(earlier.stop_timeout),
             allow_other: self.allow_other.or(earlier.allow_other),
+            io: self.io.or(earlier.io),
             suid: self.suid.or(earlier.suid),
             dev: self.dev.or(earlier.dev),
             foreground: self.foreground.or(earlier.foreground),
@@ -204,6 +208,12 @@ pub fn add_options(settings: &mut Settings, text: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Parses who reads and writes contents.
+pub fn parse_io(text: &str) -> Result<IoMode> {
+    IoMode::parse(text)
+        .ok_or_else(|| EngineError::usage(format!("invalid io '{text}': write auto, passthrough or cached")))
 }
 
 /// Parses a log level: error, warn, info, debug, trace or off.

@@ -2,6 +2,7 @@
 //! Attributes: GETATTR, SETATTR, READLINK, STATFS.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -19,6 +20,15 @@ use crate::upper::Upper;
 use crate::upper::copy_up::Extent;
 use crate::upper::ownership::Stat;
 
+/// A mode without its set-id bits. Set-gid without group execution stays: it once meant mandatory locking.
+fn without_set_id(perm: u32) -> u32 {
+    const SETUID: u32 = 0o4000;
+    const SETGID: u32 = 0o2000;
+    const GROUP_EXEC: u32 = 0o010;
+    let is_group_locking = perm & (SETGID | GROUP_EXEC) == SETGID;
+    perm & if is_group_locking { !SETUID } else { !(SETUID | SETGID) }
+}
+
 /// What SETATTR asks for; `None` and `Keep` leave as is.
 #[derive(Clone, Copy, Debug)]
 pub struct SetAttr {
@@ -34,11 +44,21 @@ pub struct SetAttr {
     pub atime: SetTime,
     /// Modification time.
     pub mtime: SetTime,
+    /// Set-id bits and capabilities go: the content changes by somebody who may not keep them.
+    pub clears_set_id: bool,
 }
 
 impl Default for SetAttr {
     fn default() -> Self {
-        SetAttr { perm: None, uid: None, gid: None, size: None, atime: SetTime::Keep, mtime: SetTime::Keep }
+        SetAttr {
+            perm: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: SetTime::Keep,
+            mtime: SetTime::Keep,
+            clears_set_id: false,
+        }
     }
 }
 
@@ -78,12 +98,8 @@ impl Fs {
     pub fn getattr(&self, id: NodeId) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let attr = self.stored_attr(&node)?;
-        Ok((self.show(attr), self.getattr_ttl(&node)))
-    }
-
-    /// A GETATTR answer shows the true inode number, so it may be cached even where an entry reply may not.
-    fn getattr_ttl(&self, node: &Node) -> Duration {
-        self.caching(node).entry
+        // This answer shows the true inode number, so it may be believed even where an entry reply may not.
+        Ok((self.show(attr), self.caching(&node).getattr))
     }
 
     /// SETATTR. `handle`: the open file through which a size is set.
@@ -107,11 +123,18 @@ impl Fs {
                 place
             }
         };
+        if (set.size.is_some() || set.clears_set_id) && node.kind() == Kind::File {
+            self.clear_privileges(&node, &place, set.clears_set_id)?;
+        }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;
         if changes_stat {
             let now = Stat::of(&branch.attr_in_upper(&place)?);
-            let stat = self.changed_stat(now, set)?;
+            let mut stat = self.changed_stat(now, set)?;
+            if set.perm.is_none() && node.kind() != Kind::Dir {
+                // Whoever gives a file away gives no rights of his with it.
+                stat.perm = without_set_id(stat.perm);
+            }
             if upper.needs_conversion(&place, &stat)? {
                 self.convert(upper, &node, &stat)?;
                 place = self.reach(&node)?.ok_or(FsError::Stale)?;
@@ -122,6 +145,9 @@ impl Fs {
                 // The host does this by itself where it holds the list.
                 self.follow_mode(upper, &place, stat.perm)?;
             }
+        }
+        if changes_stat {
+            node.has_no_privileges.store(false, Ordering::Relaxed);
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             place.utimens(set.atime, set.mtime)?;
@@ -175,19 +201,16 @@ impl Fs {
     /// set-id bits too if `clears_set_id`.
     pub(super) fn clear_privileges(&self, node: &Node, place: &Place, clears_set_id: bool) -> Result<(), FsError> {
         const CAPABILITY: &[u8] = b"security.capability";
-        const SETUID: u32 = 0o4000;
-        const SETGID: u32 = 0o2000;
-        const GROUP_EXEC: u32 = 0o010;
         let upper = node.branch().writable_upper()?;
         if upper.reader().xattr_at(place, CAPABILITY)?.is_some() {
             upper.remove_xattr(place, CAPABILITY)?;
         }
         let mut stat = Stat::of(&node.branch().attr_in_upper(place)?);
-        if !clears_set_id || stat.perm & (SETUID | SETGID) == 0 {
+        let perm = without_set_id(stat.perm);
+        if !clears_set_id || perm == stat.perm {
             return Ok(());
         }
-        let is_group_locking = stat.perm & (SETGID | GROUP_EXEC) == SETGID;
-        stat.perm &= if is_group_locking { !SETUID } else { !(SETUID | SETGID) };
+        stat.perm = perm;
         upper.hold_stat(place, &stat)
     }
 

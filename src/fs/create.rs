@@ -4,8 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::handle::Content;
-use super::io::Opened;
+use super::open::{Direct, OpenFlags, Opened, Transport};
 use super::{EntryOut, Fs};
 use crate::model::acl::{self, Acl};
 use crate::model::ids::{Caller, NodeId};
@@ -70,13 +69,29 @@ impl Fs {
         name: Name<'_>,
         new: &NewNode<'_>,
     ) -> Result<(EntryOut, Opened), FsError> {
+        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        self.create_by(caller, parent, name, new, flags, &Direct)
+    }
+
+    /// The same, with what the kernel needs to know to read and write the file by itself.
+    pub fn create_by(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        new: &NewNode<'_>,
+        flags: OpenFlags,
+        transport: &dyn Transport,
+    ) -> Result<(EntryOut, Opened), FsError> {
         let Made { node, attr, file } = self.make_in(caller, parent, name, new)?;
-        let entry = self.entry(&node, attr);
-        let Some(file) = file else {
-            self.forget(entry.id, 1);
-            return Err(FsError::Stale);
-        };
-        Ok((entry, self.insert_handle(node, Content::Writable(file))))
+        let opened = file.ok_or(FsError::Stale).and_then(|file| self.insert_created(&node, file, flags, transport));
+        match opened {
+            Ok(opened) => Ok((self.entry(&node, attr), opened)),
+            Err(error) => {
+                self.forget(node.id(), 1);
+                Err(error)
+            }
+        }
     }
 
     /// MKNOD, MKDIR, SYMLINK. `Perm` for the character device 0:0, which is the whiteout (as the kernel answers).

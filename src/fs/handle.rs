@@ -24,17 +24,45 @@ pub enum Content {
     Layer(Arc<Body>),
 }
 
+impl Content {
+    /// The host's file that holds the content; `None` where no single file does.
+    pub fn file(&self) -> Option<&OwnedFd> {
+        match self {
+            Content::Writable(file) | Content::Readable(file) => Some(file),
+            Content::Layer(body) => match &**body {
+                Body::File(file) => Some(file),
+                Body::Bytes(_) => None,
+            },
+        }
+    }
+}
+
+/// Who reads and writes the content of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// We do, for the kernel's cache.
+    Ours,
+    /// The kernel, straight on its backing file.
+    Passed,
+}
+
 /// An open file.
 #[derive(Debug)]
 pub struct Handle {
     node: Arc<Node>,
     content: RwLock<Content>,
+    io: Io,
 }
 
 impl Handle {
     /// A handle of `node` on `content`.
-    pub fn new(node: Arc<Node>, content: Content) -> Self {
-        Handle { node, content: RwLock::new(content) }
+    pub fn new(node: Arc<Node>, content: Content, io: Io) -> Self {
+        Handle { node, content: RwLock::new(content), io }
+    }
+
+    /// Who reads and writes it.
+    pub fn io(&self) -> Io {
+        self.io
     }
 
     /// The file.
@@ -84,7 +112,8 @@ impl HandleTable {
     /// A descriptor of the file of `node`, if it is open somewhere. Looks through all open files.
     pub fn find_file(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
         // Taken out first: no second lock while a guard of the table lives.
-        let of_node = |handle: &Arc<Handle>| Arc::ptr_eq(handle.node(), node).then(|| Arc::clone(handle));
+        let of_node =
+            |handle: &Arc<Handle>| Arc::ptr_eq(handle.node().inode(), node.inode()).then(|| Arc::clone(handle));
         let handles: Vec<Arc<Handle>> = self.handles.iter().filter_map(|handle| of_node(&handle)).collect();
         handles.iter().find_map(|handle| match handle.content() {
             Content::Writable(file) | Content::Readable(file) => Some(file),
@@ -93,8 +122,8 @@ impl HandleTable {
     }
 
     /// The file was closed.
-    pub fn remove(&self, id: HandleId) {
-        self.handles.remove(&id.0);
+    pub fn remove(&self, id: HandleId) -> Option<Arc<Handle>> {
+        self.handles.remove(&id.0).map(|(_, handle)| handle)
     }
 
     /// How many files are open.

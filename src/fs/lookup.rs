@@ -2,9 +2,10 @@
 //! Look-up, forgetting, and paths inside the root.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::policy::{Caching, Profile, caching};
+use super::policy::{Attributes, Caching, Profile, caching};
 use super::{EntryOut, Fs};
 use crate::model::ids::NodeId;
 use crate::model::{Attr, FsError, Kind, Name};
@@ -25,7 +26,14 @@ pub enum Follow {
 impl Fs {
     pub(super) fn caching(&self, node: &Node) -> Caching {
         let profile = if node.branch().is_shared() { Profile::Shared } else { Profile::Private };
-        caching(profile, node.id().0 == node.ino())
+        let attributes = if node.has_many_nodes() || node.is_mappable.load(Ordering::Relaxed) {
+            Attributes::Unsettled
+        } else if node.id().0 == node.ino() {
+            Attributes::Settled
+        } else {
+            Attributes::Numbered
+        };
+        caching(profile, attributes)
     }
 
     pub(super) fn entry(&self, node: &Node, attr: Attr) -> EntryOut {

@@ -17,6 +17,7 @@ pub mod handle;
 pub mod inspect;
 pub mod io;
 pub mod lookup;
+pub mod open;
 pub mod policy;
 pub mod read_dir;
 pub mod remove;
@@ -29,8 +30,8 @@ pub mod xattr;
 pub use attr::SetAttr;
 pub use build::BuildError;
 pub use inspect::{Change, ChangeKind, Provenance};
-pub use io::{OpenFlags, Opened};
 pub use lookup::Follow;
+pub use open::{OpenFlags, Opened, Transport, Unlearn};
 pub use rename::RenameMode;
 
 /// What a mount is made of.

@@ -31,6 +31,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::Unsupported => Errno::ENOTSUP,
         FsError::Overflow => Errno::EOVERFLOW,
         FsError::BadHandle => Errno::EBADF,
+        FsError::MustWait { .. } => Errno::EAGAIN,
         FsError::Corrupt { .. } => Errno::EIO,
         FsError::Host { errno } => Errno::from_i32(*errno),
     }
@@ -111,8 +112,9 @@ pub fn set_time(time: Option<TimeOrNow>) -> SetTime {
 }
 
 /// What is asked of the kernel at INIT; choices hold for the whole connection. `is_shared`: some branch changes without
-/// our doing, so cached data must be dropped when size or mtime change.
-pub fn wanted_flags(is_shared: bool) -> InitFlags {
+/// our doing, so cached data must be dropped when size or mtime change. `can_pass`: the kernel can be given files of the
+/// host to read and write by itself.
+pub fn wanted_flags(is_shared: bool, can_pass: bool) -> InitFlags {
     let mut flags = InitFlags::FUSE_ASYNC_READ
         | InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_BIG_WRITES
@@ -121,7 +123,12 @@ pub fn wanted_flags(is_shared: bool) -> InitFlags {
         | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_MAX_PAGES
         | InitFlags::FUSE_DONT_MASK
+        // Without it every write asks for the file's capabilities first.
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2
         | InitFlags::FUSE_POSIX_ACL;
+    if can_pass {
+        flags |= InitFlags::FUSE_PASSTHROUGH;
+    }
     if is_shared {
         flags |= InitFlags::FUSE_AUTO_INVAL_DATA;
     } else {

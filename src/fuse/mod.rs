@@ -1,40 +1,46 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Floor 7: the only folder that names `fuser`: decode, call, answer. Mounting is in `mount.rs`, the session in
-//! `session.rs`. A panic in an operation becomes EIO for its caller, is counted and logged, and the mount lives on
-//! (fuser 0.18 would unmount).
+//! `session.rs`. How a request is served, and on which thread, is in `server.rs`: a panic in an operation becomes EIO for
+//! its caller, is counted and logged, and the mount lives on (fuser 0.18 would unmount).
 
-use std::any::Any;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
-    LockOwner, OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::create::NewNode;
 use crate::fs::io::Whence;
-use crate::fs::{EntryOut, Fs, OpenFlags, Opened, RenameMode, SetAttr};
+use crate::fs::{EntryOut, Fs, OpenFlags, Opened, RenameMode, SetAttr, Transport, Unlearn};
 use crate::model::ids::{Caller, HandleId, NodeId};
-use crate::model::{Cookie, FsError, Kind, Name};
+use crate::model::{Attr, Cookie, FsError, Kind, Name};
+use crate::sys::proc;
 use crate::sys::xattr::SetMode;
 
+mod backing;
 pub mod convert;
+mod copier;
+pub mod io_choice;
 pub mod mount;
+mod server;
 pub mod session;
 
+pub use io_choice::IoChoice;
 pub use mount::{FuseMount, MountError, MountOptions, mount};
-pub use session::Session;
+pub use session::{IoMeter, Session};
 
-use convert::{entry_attr, errno, file_attr, file_type, set_time};
+use backing::{Opener, OpensBacking};
+use convert::{entry_attr, file_attr, file_type, set_time};
+use server::Server;
 
 /// Generations are not used: ids are never reused while the kernel knows them.
 const GENERATION: Generation = Generation(0);
@@ -42,38 +48,25 @@ const GENERATION: Generation = Generation(0);
 /// Translates between the kernel and [`Fs`].
 #[derive(Debug)]
 pub(crate) struct Adapter {
-    fs: Arc<Fs>,
+    server: Arc<Server>,
+    io: IoChoice,
+    /// Root of the machine keeps set-id bits when it writes; as for the kernel, root of a namespace does not.
+    is_initial_namespace: bool,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>) -> Self {
-        Adapter { fs }
+    pub(crate) fn new(server: Arc<Server>, io: IoChoice) -> Self {
+        Adapter { server, io, is_initial_namespace: proc::is_initial_user_namespace() }
     }
 
-    /// Runs one operation: guards against panics, counts, logs, picks the errno.
     fn call<T>(&self, what: &'static str, run: impl FnOnce(&Fs) -> Result<T, FsError>) -> Result<T, Errno> {
-        let result = catch_unwind(AssertUnwindSafe(|| run(&self.fs))).unwrap_or_else(|panic| {
-            self.fs.stats().count_panic();
-            log::error!("panic in {what}: {}", panic_text(&*panic));
-            Err(FsError::IO)
-        });
-        self.fs.stats().count_operation(result.is_ok());
-        result.map_err(|error| {
-            match &error {
-                FsError::Corrupt { .. } | FsError::Host { errno: libc::EIO } => log::error!("{what}: {error}"),
-                _ => log::trace!("{what}: {error}"),
-            }
-            errno(&error)
-        })
+        self.server.call(what, run)
     }
-}
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    /// Must set-id bits go when this caller changes content? fuser shows what the kernel has decided for WRITE only.
+    fn clears_set_id(&self, request: &Request) -> bool {
+        request.uid() != 0 || !self.is_initial_namespace
+    }
 }
 
 fn caller(request: &Request) -> Caller {
@@ -90,6 +83,67 @@ fn handle(fh: FileHandle) -> HandleId {
 
 fn open_flags(opened: &Opened) -> FopenFlags {
     if opened.keeps_data { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+/// An open that ended: with a file, or with what the kernel must unlearn before it looks the name up again.
+type OpenEnd<T> = Result<T, Vec<Unlearn>>;
+
+/// Runs an open that may tell the kernel of backing files.
+fn run_open<R: OpensBacking, T>(
+    server: &Server,
+    reply: &R,
+    run: impl FnOnce(&dyn Transport) -> Result<T, FsError>,
+) -> Result<OpenEnd<T>, FsError> {
+    let opener = Opener::new(&server.backings, reply);
+    match run(&opener) {
+        Err(FsError::Stale) => match opener.into_unlearn() {
+            nothing if nothing.is_empty() => Err(FsError::Stale),
+            what => Ok(Err(what)),
+        },
+        other => other.map(Ok),
+    }
+}
+
+fn send_open(server: &Server, reply: ReplyOpen, result: Result<OpenEnd<Opened>, Errno>) {
+    let opened = match result {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(what)) => return server.unlearn(what, move || reply.error(Errno::ESTALE)),
+        Err(errno) => return reply.error(errno),
+    };
+    let (fh, flags) = (FileHandle(opened.handle.0), open_flags(&opened));
+    match opened.backing {
+        None => reply.opened(fh, flags),
+        Some(number) => match server.backings.get(number) {
+            Some(id) => reply.opened_passthrough(fh, flags, &id),
+            None => reply.error(Errno::EIO),
+        },
+    }
+}
+
+fn send_create(server: &Server, reply: ReplyCreate, result: Result<OpenEnd<(EntryOut, Opened)>, Errno>) {
+    let (out, opened) = match result {
+        Ok(Ok(both)) => both,
+        Ok(Err(what)) => return server.unlearn(what, move || reply.error(Errno::ESTALE)),
+        Err(errno) => return reply.error(errno),
+    };
+    // One TTL serves name and attributes here: the shorter one.
+    let ttl = out.attr_ttl.min(out.entry_ttl);
+    let attr = entry_attr(out.id.0, &out.attr);
+    let (fh, flags) = (FileHandle(opened.handle.0), open_flags(&opened));
+    match opened.backing {
+        None => reply.created(&ttl, &attr, GENERATION, fh, flags),
+        Some(number) => match server.backings.get(number) {
+            Some(id) => reply.created_passthrough(&ttl, &attr, GENERATION, fh, flags, &id),
+            None => reply.error(Errno::EIO),
+        },
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<(Attr, Duration), Errno>) {
+    match result {
+        Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
+        Err(errno) => reply.error(errno),
+    }
 }
 
 fn reply_entry(reply: ReplyEntry, result: Result<EntryOut, Errno>) {
@@ -110,13 +164,20 @@ fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = convert::wanted_flags(self.fs.is_shared());
+        let wanted = convert::wanted_flags(self.server.fs.is_shared(), self.io.passes);
         // What an older kernel lacks is left out: none of it changes what a file is, only how often we are asked.
         if let Err(missing) = config.add_capabilities(wanted) {
             log::info!("this kernel lacks {missing:?}");
             if config.add_capabilities(wanted - missing).is_err() {
                 return Err(io::Error::from_raw_os_error(libc::EPROTO));
             }
+        }
+        // Files on plain filesystems only: then others can be stacked on us.
+        if self.io.passes
+            && config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH)
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.server.backings.allow();
         }
         if let Err(nearest) = config.set_max_write(1 << 20) {
             log::info!("the largest write is {nearest} bytes");
@@ -154,15 +215,12 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call("getattr", |fs| fs.getattr(node(ino))) {
-            Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
-            Err(errno) => reply.error(errno),
-        }
+        reply_attr(reply, self.call("getattr", |fs| fs.getattr(node(ino))));
     }
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -170,7 +228,7 @@ impl Filesystem for Adapter {
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
+        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -178,6 +236,9 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let sets_nothing = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
+        // Nothing at all: the kernel is about to write a backing file for somebody who may not keep set-id bits.
+        let is_about_to_write = sets_nothing && atime.is_none() && mtime.is_none() && ctime.is_none();
         let set = SetAttr {
             perm: mode.map(|mode| mode & 0o7777),
             uid,
@@ -185,11 +246,10 @@ impl Filesystem for Adapter {
             size,
             atime: set_time(atime),
             mtime: set_time(mtime),
+            clears_set_id: is_about_to_write || size.is_some() && self.clears_set_id(request),
         };
-        match self.call("setattr", |fs| fs.setattr(node(ino), fh.map(handle), &set)) {
-            Ok((attr, ttl)) => reply.attr(&ttl, &file_attr(&attr)),
-            Err(errno) => reply.error(errno),
-        }
+        let run = move |server: &Server, _: &ReplyAttr| server.fs.setattr(node(ino), fh.map(handle), &set);
+        self.server.answer("setattr", reply, run, |_, reply, result| reply_attr(reply, result));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -227,7 +287,9 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("unlink", |fs| fs.unlink(node(parent), Name::from_os(name)?)));
+        let name = name.to_owned();
+        let run = move |server: &Server, _: &ReplyEmpty| server.fs.unlink(node(parent), Name::from_os(&name)?);
+        self.server.answer("unlink", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -253,7 +315,8 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let result = self.call("rename", |fs| {
+        let (name, newname) = (name.to_owned(), newname.to_owned());
+        let run = move |server: &Server, _: &ReplyEmpty| {
             let mode = if flags.is_empty() {
                 RenameMode::Replace
             } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -264,22 +327,25 @@ impl Filesystem for Adapter {
                 // RENAME_WHITEOUT and what is not known: as kernel overlayfs answers.
                 return Err(FsError::Invalid);
             };
-            let from = (node(parent), Name::from_os(name)?);
-            fs.rename(from, (node(newparent), Name::from_os(newname)?), mode)
-        });
-        reply_empty(reply, result);
+            let from = (node(parent), Name::from_os(&name)?);
+            server.fs.rename(from, (node(newparent), Name::from_os(&newname)?), mode)
+        };
+        self.server.answer("rename", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 
     fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let result = self.call("link", |fs| fs.link(node(ino), node(newparent), Name::from_os(newname)?));
-        reply_entry(reply, result);
+        let newname = newname.to_owned();
+        let run =
+            move |server: &Server, _: &ReplyEntry| server.fs.link(node(ino), node(newparent), Name::from_os(&newname)?);
+        self.server.answer("link", reply, run, |_, reply, result| reply_entry(reply, result));
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
-        match self.call("open", |fs| fs.open(node(ino), OpenFlags::from_bits(flags.0, request.uid()))) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(&opened)),
-            Err(errno) => reply.error(errno),
-        }
+        let flags = OpenFlags::from_bits(flags.0, self.clears_set_id(request));
+        let run = move |server: &Server, reply: &ReplyOpen| {
+            run_open(server, reply, |transport| server.fs.open_by(node(ino), flags, transport))
+        };
+        self.server.answer("open", reply, run, send_open);
     }
 
     fn create(
@@ -292,34 +358,29 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let result = self.call("create", |fs| {
-            let (parent, name) = (node(parent), Name::from_os(name)?);
+        let (caller, name, parent) = (caller(request), name.to_owned(), node(parent));
+        let open_flags = OpenFlags::from_bits(flags, self.clears_set_id(request));
+        let run = move |server: &Server, reply: &ReplyCreate| {
+            let (fs, name) = (&server.fs, Name::from_os(&name)?);
             let new = NewNode { kind: Kind::File, perm: mode & 0o7777, umask, rdev: 0, target: None };
-            let open_flags = OpenFlags::from_bits(flags, request.uid());
-            match fs.create(caller(request), parent, name, &new) {
-                // In a shared branch somebody else may have made it since the kernel looked.
-                Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
-                    let out = fs.lookup(parent, name)?;
-                    match fs.open(out.id, open_flags) {
-                        Ok(opened) => Ok((out, opened)),
-                        Err(error) => {
-                            fs.forget(out.id, 1);
-                            Err(error)
+            run_open(server, reply, |transport| {
+                match fs.create_by(caller, parent, name, &new, open_flags, transport) {
+                    // In a shared branch somebody else may have made it since the kernel looked.
+                    Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
+                        let out = fs.lookup(parent, name)?;
+                        match fs.open_by(out.id, open_flags, transport) {
+                            Ok(opened) => Ok((out, opened)),
+                            Err(error) => {
+                                fs.forget(out.id, 1);
+                                Err(error)
+                            }
                         }
                     }
+                    other => other,
                 }
-                other => other,
-            }
-        });
-        match result {
-            Ok((out, opened)) => {
-                // One TTL serves name and attributes here: the shorter one.
-                let ttl = out.attr_ttl.min(out.entry_ttl);
-                let attr = entry_attr(out.id.0, &out.attr);
-                reply.created(&ttl, &attr, GENERATION, FileHandle(opened.handle.0), open_flags(&opened));
-            }
-            Err(errno) => reply.error(errno),
-        }
+            })
+        };
+        self.server.answer("create", reply, run, send_create);
     }
 
     fn read(
@@ -353,10 +414,16 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // What comes from the page cache (a mapping) has its place.
+        let clears_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let result = self.call("write", |fs| match appends {
-            true => fs.append(handle(fh), offset, data),
-            false => fs.write(handle(fh), offset, data),
+        let result = self.call("write", |fs| {
+            if clears_set_id {
+                fs.clear_before_write(handle(fh))?;
+            }
+            match appends {
+                true => fs.append(handle(fh), offset, data),
+                false => fs.write(handle(fh), offset, data),
+            }
         });
         match result {
             Ok(length) => reply.written(length as u32),
@@ -382,14 +449,16 @@ impl Filesystem for Adapter {
         reply_empty(
             reply,
             self.call("release", |fs| {
-                fs.release(handle(fh));
+                if let Some(number) = fs.release(handle(fh)) {
+                    self.server.backings.close(number);
+                }
                 Ok(())
             }),
         );
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("fsync", |fs| fs.fsync(handle(fh), datasync)));
+        self.server.answer_later("fsync", fh.0, reply, move |fs| fs.fsync(handle(fh), datasync), reply_empty);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: FuseOpenFlags, reply: ReplyOpen) {
@@ -476,7 +545,9 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => SetMode::Replace,
             _ => SetMode::Any,
         };
-        reply_empty(reply, self.call("setxattr", |fs| fs.setxattr(node(ino), name.as_bytes(), value, mode)));
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let run = move |server: &Server, _: &ReplyEmpty| server.fs.setxattr(node(ino), name.as_bytes(), &value, mode);
+        self.server.answer("setxattr", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -496,7 +567,9 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.call("removexattr", |fs| fs.removexattr(node(ino), name.as_bytes())));
+        let name = name.to_owned();
+        let run = move |server: &Server, _: &ReplyEmpty| server.fs.removexattr(node(ino), name.as_bytes());
+        self.server.answer("removexattr", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 
     fn fallocate(
@@ -601,10 +674,10 @@ mod tests {
         let base = Base::Merge { upper: None, lowers: vec![Arc::new(MemLayer::default())] };
         let root = BranchSpec { label: "test".into(), base, is_read_only: false, is_shared: false };
         let spec = FsSpec { root, mounts: Vec::new(), uids: IdMap::Identity, gids: IdMap::Identity };
-        let adapter = Adapter::new(Arc::new(Fs::new(spec).unwrap()));
-        let result: Result<(), Errno> = adapter.call("test", |_| panic!("on purpose"));
+        let server = Server::new(Arc::new(Fs::new(spec).unwrap()), Arc::default(), None);
+        let result: Result<(), Errno> = server.call("test", |_| panic!("on purpose"));
         assert_eq!(result.unwrap_err().code(), libc::EIO);
-        assert_eq!(adapter.fs.stats().snapshot(), (1, 1, 1));
-        assert!(adapter.call("test", |_| Ok(())).is_ok());
+        assert_eq!(server.fs.stats().snapshot(), (1, 1, 1));
+        assert!(server.call("test", |_| Ok(())).is_ok());
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::io_choice::IoChoice;
 use super::session::Session;
 use crate::fs::Fs;
 use crate::sys::mount::{self as sys, FuseOptions, MountInfo, Unmount};
@@ -109,8 +110,8 @@ impl FuseMount {
     }
 
     /// Answers the kernel's first message and is ready to serve. Threads are started here: fork before.
-    pub fn serve(self, fs: Arc<Fs>) -> Result<Session, MountError> {
-        Session::start(self.device, fs).map_err(MountError::Session)
+    pub fn serve(self, fs: Arc<Fs>, io: IoChoice) -> Result<Session, MountError> {
+        Session::start(self.device, fs, io).map_err(MountError::Session)
     }
 
     /// Gives up: takes the mount down again, if it is still ours.

@@ -64,6 +64,13 @@ pub enum FsError {
     /// The handle is unknown (EBADF).
     #[error("bad file descriptor")]
     BadHandle,
+    /// Content would have to be copied, or a copy waited for, by a thread that others need (EAGAIN, but never answered:
+    /// the operation is done again where it may wait).
+    #[error("the copy of file {ino:x} must be waited for")]
+    MustWait {
+        /// Its inode number: whoever waits for the same file waits together.
+        ino: u64,
+    },
     /// Stored data is damaged (EIO); logged with the layer and what is wrong.
     #[error("layer {layer} is damaged: {what}")]
     Corrupt {

@@ -7,6 +7,7 @@ pub mod cookie;
 pub mod digest;
 pub mod error;
 pub mod ids;
+pub mod io_mode;
 pub mod name;
 pub mod sync;
 
@@ -14,4 +15,5 @@ pub use attr::{Attr, Kind, Time};
 pub use cookie::Cookie;
 pub use digest::Digest;
 pub use error::FsError;
+pub use io_mode::IoMode;
 pub use name::{Name, NameBuf};

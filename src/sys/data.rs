@@ -3,12 +3,22 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
 
 use crate::model::FsError;
+
+/// Can the file be opened with `O_DIRECT`?
+pub fn has_direct_io(fd: &OwnedFd) -> Result<bool, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(super::node::proc_path(fd), flags, Mode::empty()) {
+        Ok(_) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
 
 /// Reads until `buffer` is full or the file ends; the number of bytes read.
 pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, FsError> {

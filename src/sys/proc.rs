@@ -126,6 +126,18 @@ pub fn is_real_root() -> bool {
     euid() == 0 && is_initial_user_namespace()
 }
 
+/// Have we the right to administer the machine (`CAP_SYS_ADMIN` in the initial user namespace)?
+pub fn is_administrator() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    is_initial_user_namespace()
+        && std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+            effective
+                .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+                .is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+        })
+}
+
 /// Our effective user id as the parent of this user namespace knows it; `None` when it is not mapped.
 pub fn outer_uid() -> Option<u32> {
     outer_id(&std::fs::read_to_string("/proc/self/uid_map").ok()?, euid())

@@ -3,7 +3,7 @@
 //! makers of places that may be written, so forgetting copy-up does not compile.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::merge::physical;
 use super::node::{Lower, Node, Whereabouts};
@@ -52,7 +52,7 @@ impl Tree {
         {
             return Ok(Writable { place });
         }
-        let _copying = lock(&node.copy_up);
+        let _copying = copying(node)?;
         if let Some(place) = Tree::upper_place(node) {
             if needs_content {
                 self.complete(upper, node, extent)?;
@@ -72,7 +72,7 @@ impl Tree {
         if node.kind() != Kind::File || is_above()? {
             return Ok(None);
         }
-        let _copying = lock(&node.copy_up);
+        let _copying = copying(node)?;
         if Tree::upper_place(node).is_some() {
             return self.complete(upper, node, Extent::Nothing);
         }
@@ -84,7 +84,7 @@ impl Tree {
     pub fn record_group(&self, node: &Arc<Node>) -> Result<(), FsError> {
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
-        let _copying = lock(&node.copy_up);
+        let _copying = copying(node)?;
         if Tree::upper_place(node).is_none() {
             self.copy_up(upper, node, Extent::Mark, Naming::Record)?;
         }
@@ -325,6 +325,15 @@ fn link_in_upper(node: &Node) -> Result<Option<LinkInUpper>, FsError> {
     }
     let in_upper = |(parent, name): (Arc<Node>, NameBuf)| Tree::upper_dir(&parent).map(|dir| (parent, dir, name));
     links.into_iter().rev().find_map(in_upper).map(Some).ok_or(FsError::Stale)
+}
+
+/// Takes the copy-up lock. `MustWait` for a file on a thread that may not: even a small one is synced, which may take
+/// as long as everything else that is being written.
+fn copying(node: &Node) -> Result<MutexGuard<'_, ()>, FsError> {
+    if node.kind() == Kind::File && super::patience::is_hurried() {
+        return Err(FsError::MustWait { ino: node.ino() });
+    }
+    Ok(lock(&node.copy_up))
 }
 
 /// The newest name of a node.

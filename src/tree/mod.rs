@@ -2,13 +2,14 @@
 //! Floor 5: the merged tree: branches, nodes, resolution, copy-up.
 //!
 //! # Locks, in the order in which they may be taken
-//! 1. copy-up lock of a node ([`Node::copy_up`]); a parent's is taken and released before its child's;
-//! 2. rename lock of the tree ([`Tree::rename`]): rename writes, everything that resolves names reads;
-//! 3. name lock of a directory ([`Node::names`]): changes of names in it, and publishing a copy-up into it;
-//! 4. state of a node ([`Node::state`]) and the shards of the tables: no input or output, no second lock under them.
+//! 1. copy-up lock of a node ([`Inode::copy_up`]); a parent's is taken and released before its child's;
+//! 2. how the kernel has a node open ([`Node::opens`]): its file is opened under it, nothing is copied;
+//! 3. rename lock of the tree ([`Tree::rename`]): rename writes, everything that resolves names reads;
+//! 4. name lock of a directory ([`Inode::names`]): changes of names in it, and publishing a copy-up into it;
+//! 5. state of a node ([`Inode::state`]) and the shards of the tables: no input or output, no second lock under them.
 //!
-//! Data is copied under (1) alone, so nobody but users of the same file waits for it; under (2) and (3) there are only
-//! calls on names. Whoever needs copy-up does it before taking (2).
+//! Data is copied under (1) alone, so nobody but users of the same file waits for it, and they only on threads that may
+//! (`patience.rs`); under (3) and (4) there are only calls on names. Whoever needs copy-up does it before taking (2).
 
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -24,9 +25,10 @@ pub mod ids;
 pub mod list;
 pub mod merge;
 pub mod node;
+pub mod patience;
 
 pub use branch::{Base, Branch, BranchSpec};
-pub use node::{Node, NodeTable, State, Whereabouts};
+pub use node::{Inode, Node, NodeTable, State, Whereabouts};
 
 /// The merged tree of a mount.
 #[derive(Debug)]

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Nodes and the table of them: what the kernel knows, by number, and what was born where, by key.
 //!
-//! A node is a file, not a name. Its number is never decoded: the table maps it to a place, so copy-up and rename
-//! change the place and not the number. It lives until the kernel forgets it.
+//! A node is a number by which the kernel knows a file; what it knows is the [`Inode`], a file and not a name. Almost
+//! always there is one node for an inode. There are more when a file was copied up while programs read the layer's
+//! content through the kernel itself: the kernel takes one backing file for all handles of a number, so those who open
+//! it afterwards get another number (re-homing, [`NodeTable::rehome`]). A number is never decoded: the table maps it to
+//! a place, so copy-up and rename change the place and not the number. It lives until the kernel forgets it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use dashmap::DashMap;
@@ -50,7 +54,12 @@ pub struct State {
     /// It has lost its last name.
     pub is_removed: bool,
     pub(super) keys: Vec<Key>,
+    /// The nodes by which the kernel knows it, the one that look-ups lead to last.
+    pub(super) homes: Vec<NodeValue>,
 }
+
+/// A node's number and serial.
+pub(super) type NodeValue = (u64, u64);
 
 /// Where the content of a regular file lies.
 #[derive(Clone, Debug)]
@@ -73,16 +82,48 @@ impl State {
     }
 }
 
-/// A file that the kernel knows.
+/// A number by which the kernel knows a file.
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
     /// Tells nodes apart that had the same id one after the other.
     serial: u64,
+    lookups: AtomicU64,
+    inode: Arc<Inode>,
+    /// How the kernel has it open; held while one more open is decided. See the locks in `tree/mod.rs`.
+    pub opens: Mutex<Opens>,
+}
+
+/// How the kernel has a node open now: through its page cache, or straight on one backing file.
+#[derive(Debug, Default)]
+pub struct Opens {
+    /// Handles that read and write through the kernel's cache.
+    pub cached: usize,
+    /// The backing file that all other handles share.
+    pub backing: Option<Backing>,
+}
+
+/// A file that the kernel reads and writes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Its number, as the transport knows it.
+    pub number: u64,
+    /// Device and inode.
+    pub file: FileId,
+    /// How many handles use it.
+    pub handles: usize,
+}
+
+/// A file that the kernel knows.
+#[derive(Debug)]
+pub struct Inode {
     ino: u64,
     kind: Kind,
     branch: Arc<Branch>,
-    lookups: AtomicU64,
+    /// It may be mapped and written without a word to us: it was opened so that the kernel can do that by itself.
+    pub is_mappable: AtomicBool,
+    /// Known to have no set-id bits and no capability that a write would have to take away.
+    pub has_no_privileges: AtomicBool,
     /// See the locks in `tree/mod.rs`.
     pub state: RwLock<State>,
     /// Held while the node is copied up.
@@ -93,14 +134,61 @@ pub struct Node {
     pub mounts: RwLock<BTreeMap<NameBuf, Arc<Node>>>,
 }
 
+impl Deref for Node {
+    type Target = Inode;
+
+    fn deref(&self) -> &Inode {
+        &self.inode
+    }
+}
+
 impl Node {
     /// The number by which the kernel knows it.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    fn value(&self) -> (u64, u64) {
+    fn value(&self) -> NodeValue {
         (self.id.0, self.serial)
+    }
+
+    /// The file.
+    pub fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+
+    /// Do look-ups of the file lead to this node?
+    pub fn is_home(&self) -> bool {
+        read(&self.state).homes.last() == Some(&self.value())
+    }
+
+    /// Does the kernel know it?
+    pub fn is_known(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) > 0
+    }
+
+    /// One more look-up is counted; the caller holds the node, so it is in the table or of no table's concern.
+    pub fn add_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps it in the table for ever: roots and mount points.
+    pub(super) fn pin(&self) {
+        self.lookups.fetch_add(PINNED, Ordering::Relaxed);
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) >= PINNED
+    }
+}
+
+/// Look-ups that nobody takes back.
+const PINNED: u64 = 1 << 40;
+
+impl Inode {
+    /// Does the kernel know it by more than one number?
+    pub fn has_many_nodes(&self) -> bool {
+        read(&self.state).homes.len() > 1
     }
 
     /// The inode number to show.
@@ -129,21 +217,6 @@ impl Node {
         read(&self.state).is_removed
     }
 
-    /// Does the kernel know it?
-    pub fn is_known(&self) -> bool {
-        self.lookups.load(Ordering::Relaxed) > 0
-    }
-
-    /// One more look-up is counted; the caller holds the node, so it is in the table or of no table's concern.
-    pub fn add_lookup(&self) {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Keeps it in the table for ever: roots and mount points.
-    pub(super) fn pin(&self) {
-        self.lookups.fetch_add(1 << 40, Ordering::Relaxed);
-    }
-
     /// The name it has lost.
     pub fn lose_name(&self, parent: &Arc<Node>, name: Name<'_>) {
         let mut state = write(&self.state);
@@ -160,7 +233,7 @@ impl Node {
         let mut state = write(&self.state);
         if !state.links.iter().any(|(p, n)| Arc::ptr_eq(p, parent) && n.as_name() == name) {
             // A parent that the kernel had forgotten has come back as another node of the same file.
-            state.links.retain(|(p, n)| !(p.ino == parent.ino && n.as_name() == name));
+            state.links.retain(|(p, n)| !(p.ino() == parent.ino() && n.as_name() == name));
             // In a shared branch names may go without our knowledge: the old ones are not kept for ever.
             if self.branch.is_shared() && state.links.len() >= 4 {
                 state.links.remove(0);
@@ -171,13 +244,13 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for Inode {
     /// Chains of parents are as long as paths are deep: they are unwound in a loop, not by recursion.
     fn drop(&mut self) {
         let mut todo = std::mem::take(&mut write(&self.state).links);
         while let Some((parent, _)) = todo.pop() {
-            if let Some(parent) = Arc::into_inner(parent) {
-                todo.append(&mut write(&parent.state).links);
+            if let Some(inode) = Arc::into_inner(parent).and_then(|parent| Arc::into_inner(parent.inode)) {
+                todo.append(&mut write(&inode.state).links);
             }
         }
     }
@@ -188,7 +261,7 @@ impl Drop for Node {
 pub struct NodeTable {
     nodes: DashMap<u64, Arc<Node>>,
     /// Key to id and serial.
-    keys: DashMap<Key, (u64, u64)>,
+    keys: DashMap<Key, NodeValue>,
     next_reserved: AtomicU64,
     next_serial: AtomicU64,
 }
@@ -293,8 +366,7 @@ impl NodeTable {
             }
             Slot::Occupied(_) => {
                 // The number is still held by a file that the kernel has not forgotten.
-                let id = RESERVED | self.next_reserved.fetch_add(1, Ordering::Relaxed);
-                self.new_node(NodeId(id), number, branch, sources)
+                self.new_node(self.next_reserved(), number, branch, sources)
             }
         };
         node.lookups.store(1, Ordering::Relaxed);
@@ -302,30 +374,80 @@ impl NodeTable {
         node
     }
 
-    /// The node is no longer found there.
-    pub(super) fn remove_key(&self, node: &Node, id: FileId) {
-        let key = node.branch.upper_key(id);
-        write(&node.state).keys.retain(|known| *known != key);
-        self.keys.remove_if(&key, |_, value| *value == node.value());
+    fn next_reserved(&self) -> NodeId {
+        NodeId(RESERVED | self.next_reserved.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The node is now also found under where it lies in the upper.
-    pub(super) fn add_key(&self, node: &Node, id: FileId) {
-        let key = node.branch.upper_key(id);
-        {
+    /// Gives the file of `node` another number, to which look-ups lead from now on; `node` stays for those who hold it.
+    /// Nothing happens if they lead elsewhere already. `Stale` for the root of a branch: its number stands for a place.
+    ///
+    /// The caller holds `node.opens`, so one of several openers does it.
+    pub fn rehome(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        if node.is_pinned() {
+            return Err(FsError::Stale);
+        }
+        let new = Arc::new(Node {
+            id: self.next_reserved(),
+            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+            lookups: AtomicU64::new(0),
+            inode: Arc::clone(&node.inode),
+            opens: Mutex::default(),
+        });
+        self.nodes.insert(new.id.0, Arc::clone(&new));
+        let keys = {
             let mut state = write(&node.state);
+            if state.homes.last() != Some(&node.value()) {
+                drop(state);
+                self.nodes.remove(&new.id.0);
+                return Ok(());
+            }
+            state.homes.push(new.value());
+            state.keys.clone()
+        };
+        self.redirect_keys(&keys, node.value(), new.value());
+        Ok(())
+    }
+
+    fn redirect_keys(&self, keys: &[Key], from: NodeValue, to: NodeValue) {
+        for key in keys {
+            self.keys.alter(key, |_, value| if value == from { to } else { value });
+        }
+    }
+
+    /// The file is no longer found there.
+    pub(super) fn remove_key(&self, inode: &Inode, id: FileId) {
+        let key = inode.branch.upper_key(id);
+        let home = {
+            let mut state = write(&inode.state);
+            state.keys.retain(|known| *known != key);
+            state.homes.last().copied()
+        };
+        self.keys.remove_if(&key, |_, value| Some(*value) == home);
+    }
+
+    /// The file is now also found under where it lies in the upper.
+    pub(super) fn add_key(&self, inode: &Inode, id: FileId) {
+        let key = inode.branch.upper_key(id);
+        let home = {
+            let mut state = write(&inode.state);
             if !state.keys.contains(&key) {
                 state.keys.push(key);
             }
+            state.homes.last().copied()
+        };
+        if let Some(home) = home {
+            self.keys.insert(key, home);
         }
-        self.keys.insert(key, node.value());
     }
 
-    /// The node has lost its last name: what is born under the same key is another file.
-    pub fn release_keys(&self, node: &Node) {
-        let keys = std::mem::take(&mut write(&node.state).keys);
+    /// The file has lost its last name: what is born under the same key is another file.
+    pub fn release_keys(&self, inode: &Inode) {
+        let (keys, home) = {
+            let mut state = write(&inode.state);
+            (std::mem::take(&mut state.keys), state.homes.last().copied())
+        };
         for key in keys {
-            self.keys.remove_if(&key, |_, value| *value == node.value());
+            self.keys.remove_if(&key, |_, value| Some(*value) == home);
         }
     }
 
@@ -337,24 +459,52 @@ impl NodeTable {
             log::warn!("the kernel forgot node {} more often than it looked it up", id.0);
             node.lookups.store(0, Ordering::Relaxed);
         }
-        if before <= count && self.nodes.remove_if(&id.0, |_, node| !node.is_known()).is_some() {
-            self.release_keys(&node);
+        if before <= count {
+            self.drop_unknown(node.value());
+        }
+    }
+
+    /// Drops a node that the kernel no longer knows. The last one of a file takes the file's keys along; otherwise
+    /// look-ups lead to another one, and one that was made but never looked up goes with its predecessor.
+    fn drop_unknown(&self, value: NodeValue) {
+        let mut next = Some(value);
+        while let Some((id, serial)) = next.take() {
+            let Some((_, node)) = self.nodes.remove_if(&id, |_, node| node.serial == serial && !node.is_known()) else {
+                return;
+            };
+            let (keys, was_home, home) = {
+                let mut state = write(&node.state);
+                let was_home = state.homes.last() == Some(&node.value());
+                state.homes.retain(|known| *known != node.value());
+                (state.keys.clone(), was_home, state.homes.last().copied())
+            };
+            match home {
+                None => {
+                    for key in keys {
+                        self.keys.remove_if(&key, |_, value| *value == node.value());
+                    }
+                }
+                Some(home) if was_home => self.redirect_keys(&keys, node.value(), home),
+                Some(home) => next = Some(home),
+            }
         }
     }
 
     fn new_node(&self, id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
         let kind = sources.kind();
-        Arc::new(Node {
-            id,
-            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        let state = State { homes: vec![(id.0, serial)], ..sources.into_state() };
+        let inode = Arc::new(Inode {
             ino,
             kind,
             branch: Arc::clone(branch),
-            lookups: AtomicU64::new(0),
-            state: RwLock::new(sources.into_state()),
+            is_mappable: AtomicBool::new(false),
+            has_no_privileges: AtomicBool::new(false),
+            state: RwLock::new(state),
             copy_up: Mutex::new(()),
             names: Mutex::new(()),
             mounts: RwLock::default(),
-        })
+        });
+        Arc::new(Node { id, serial, lookups: AtomicU64::new(0), inode, opens: Mutex::default() })
     }
 }
