@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use super::fsck::FsckArgs;
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
+use super::system::SystemCommand;
 use super::transfer::{CommitArgs, CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
@@ -84,6 +86,11 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Check the store, its containers, volumes and uppers, and mend them
+    Fsck(FsckArgs),
+    /// The store and the configuration
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,

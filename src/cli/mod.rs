@@ -11,19 +11,21 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::compat::mount_program;
-use crate::engine::config::{self, Environment};
+use crate::engine::config::{self, Environment, Said};
 use crate::engine::settings::{self, Settings};
 use crate::engine::{Class, EngineError, OrFail, Result, host, log_sink};
 use crate::store::{Access, Store};
 
 pub mod args;
 pub mod container;
+pub mod fsck;
 pub mod image;
 pub mod look;
 pub mod mount;
 pub mod output;
 pub mod progress;
 pub mod reference;
+pub mod system;
 pub mod transfer;
 pub mod volume;
 
@@ -35,6 +37,8 @@ use output::Format;
 pub struct Context {
     /// Configuration files, environment and the global flags, in this order.
     pub settings: Settings,
+    /// The same, by who says it.
+    pub said: Vec<Said>,
     /// How to answer.
     pub format: Format,
     /// `-q`.
@@ -57,20 +61,23 @@ impl Context {
             log_level: global.log_level.as_deref().map(settings::parse_log_level).transpose()?,
             ..Settings::default()
         };
-        let settings = flags.over(config::load(&environment)?);
+        let mut said = config::load_sources(&environment)?;
+        said.push(Said { by: "flag".to_owned(), settings: flags });
+        let settings = said.iter().fold(Settings::default(), |earlier, said| said.settings.clone().over(earlier));
         if let Some(level) = settings.log_level {
             log_sink::set_level(level);
         }
-        Ok(Context { settings, format: global.format, is_quiet: global.quiet })
+        Ok(Context { settings, said, format: global.format, is_quiet: global.quiet })
     }
 
     /// The store.
     pub fn store(&self, access: Access) -> Result<Store> {
-        let root = match &self.settings.root {
-            Some(root) => root.clone(),
-            None => host::default_root()?,
-        };
-        Store::open(&root, access).or_fail(|| "cannot open the store")
+        Store::open(&self.root()?, access).or_fail(|| "cannot open the store")
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> Result<PathBuf> {
+        self.settings.root.clone().map_or_else(host::default_root, Ok)
     }
 }
 
@@ -175,6 +182,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
+        Command::Fsck(args) => return fsck::run(&Context::new(&cli.global)?, &args),
+        Command::System(command) => system::run(&Context::new(&cli.global)?, &command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -40,13 +40,13 @@ pub fn export(context: &Context, args: &ExportArgs) -> Result<()> {
 /// Writes to a file, or to standard output where that is no terminal.
 pub fn write_to(output: Option<&OsString>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     match output {
-        Some(file) if file != "-" => export::write_file(Path::new(file), write),
+        Some(file) if file != "-" => export::write_file(Path::new(file), export::PRIVATE, write),
         _ => write(&mut stdout()?),
     }
 }
 
 /// Standard output for an archive.
-fn stdout() -> Result<io::Stdout> {
+pub fn stdout() -> Result<io::Stdout> {
     let out = io::stdout();
     if out.is_terminal() {
         return Err(EngineError::usage("an archive is not written to a terminal; redirect it, or use -o FILE"));

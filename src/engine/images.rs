@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is to be told about images, and their removal.
 
-use std::fs::File;
-
 use serde_json::Value;
 
 use crate::engine::{EngineError, OrFail, Result};
@@ -10,7 +8,8 @@ use crate::layer::index::Index;
 use crate::model::Digest;
 use crate::oci::spec::BlobRef;
 use crate::store::gc::{Force, Removed};
-use crate::store::{Store, StoreError};
+use crate::store::image::Image;
+use crate::store::{Store, StoreError, plain};
 
 /// An image, to be told.
 #[derive(Clone, Debug)]
@@ -42,9 +41,14 @@ pub struct LayerFacts {
     pub unpacked: Option<u64>,
 }
 
+/// Finds the image with this name, digest, or beginning of a digest.
+pub fn find(store: &Store, reference: &str) -> Result<Image> {
+    store.find_image(reference).map_err(|e| missing(e, "cannot find the image"))
+}
+
 /// Tells about the image with this name, digest, or beginning of a digest.
 pub fn facts(store: &Store, reference: &str) -> Result<ImageFacts> {
-    let image = store.find_image(reference).map_err(|e| missing(e, "cannot find the image"))?;
+    let image = find(store, reference)?;
     let parts = store.load_parts(&image.manifest).or_fail(|| format!("cannot read the image {reference}"))?;
     let layers: Vec<LayerFacts> = parts
         .manifest
@@ -52,7 +56,7 @@ pub fn facts(store: &Store, reference: &str) -> Result<ImageFacts> {
         .iter()
         .zip(&parts.config.diff_ids)
         .map(|(blob, diff_id)| {
-            let index = File::open(store.layout().index(diff_id));
+            let index = plain::open(&store.layout().index(diff_id));
             let stats = index.ok().and_then(|file| Index::read_stats(&file).ok());
             LayerFacts { diff_id: *diff_id, blob: blob.clone(), unpacked: stats.map(|s| s.unpacked) }
         })

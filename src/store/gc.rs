@@ -13,7 +13,7 @@ use std::path::Path;
 use super::container::LayerRecord;
 use super::error::{At, StoreError};
 use super::image::Image;
-use super::{Mode, Store, Wait};
+use super::{Mode, Store, Wait, plain};
 use crate::layer::index::Index;
 use crate::model::Digest;
 
@@ -70,6 +70,21 @@ impl Store {
         self.forget_image(&image.manifest)?;
         let bytes = self.collect()?;
         Ok(Removed { untagged: image.names, deleted: Some(image.manifest), bytes })
+    }
+
+    /// Removes images that no container needs: those without a name, and with `is_all` the others too; then all that
+    /// nobody needs any more. Answers the images, and how many bytes are free.
+    pub fn prune_images(&self, is_all: bool) -> Result<(Vec<Image>, u64), StoreError> {
+        let _lock = self.lock(Mode::Exclusive, Wait::Block)?;
+        let mut pruned = Vec::new();
+        for image in self.load_images()? {
+            if (is_all || image.names.is_empty()) && self.containers_of(&image)?.is_empty() {
+                self.forget_image(&image.manifest)?;
+                pruned.push(image);
+            }
+        }
+        let bytes = self.collect()?;
+        Ok((pruned, bytes))
     }
 
     /// The containers that need the image, as `container NAME`.
@@ -129,7 +144,7 @@ impl Store {
         let mut objects = HashSet::new();
         for layer in layers {
             let path = self.layout().index(layer);
-            let index = match fs::File::open(&path) {
+            let index = match plain::open(&path) {
                 Ok(file) => Index::open(&file),
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => Err(e.into()),
