@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use fuse_tests::identity::Identity;
 use fuse_tests::{Scene, scenarios};
 
 fn number_and_count(s: &Scene, path: &str) -> (u64, u64) {
@@ -48,9 +47,7 @@ fn in_a_lower_are_shown(s: &mut Scene) {
 
 // Kernel overlayfs at its defaults and the rivals break the group here; with index=on (the judge) it stays one file.
 fn in_a_lower_survive_copy_up(s: &mut Scene) {
-    if s.identity != Identity::Root {
-        s.is_not_shared_with_kernel("the kernel has no index with userxattr");
-    }
+    s.has_lower_links();
     s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
     s.layer(|l| {
         l.file("a", "old");
@@ -109,6 +106,7 @@ fn errors(s: &mut Scene) {
 // Without root the host takes no attributes on symlinks and pipes: what is kept on a copy stands elsewhere.
 fn of_other_kinds_change(s: &mut Scene) {
     s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
+    s.has_lower_links();
     s.layer(|l| {
         l.symlink("s", "target");
         l.hardlink("s2", "s");

@@ -5,6 +5,7 @@ mod acl;
 mod append;
 mod calls;
 mod copy_up;
+mod copy_up_keeps;
 mod io;
 mod links;
 mod locks;
