@@ -14,6 +14,7 @@ mod merge;
 mod names;
 mod owner;
 mod privilege;
+mod programs;
 mod ranges;
 mod rename;
 mod special;
