@@ -15,6 +15,7 @@ mod merge;
 mod names;
 mod owner;
 mod privilege;
+mod programs;
 mod ranges;
 mod removed;
 mod rename;
