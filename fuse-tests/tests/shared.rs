@@ -181,9 +181,17 @@ finally:
     put(H + 'stop', b'')
     os.waitpid(pid, 0)
 assert opened > 100, opened
+os.unlink(H + 'f')
 print(failed)
 ";
         assert_eq!(script(w, &host, &inside, text), "{}");
+        // Nobody looks anything up any more; still no removed file takes space.
+        let descriptors = format!("/proc/{}/fd", w.daemon("box").as_raw_nonzero());
+        eventually("all removed files are let go", || {
+            let links =
+                std::fs::read_dir(&descriptors).unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
+            !links.into_iter().any(|link| link.starts_with(&host) && link.to_string_lossy().ends_with(" (deleted)"))
+        });
     });
 }
 

@@ -483,3 +483,28 @@ fn filesystems_below_a_bind() {
         w.umount("box");
     });
 }
+
+// As with mounts of the kernel: the directory above one may be renamed, and the mount goes with it.
+#[test]
+fn a_volume_goes_with_the_directory_above_it() {
+    world(|w| {
+        let args = ["-v", "vol:/a/deep/v", "--layer", &base(w)];
+        let root = w.mount("box", &args);
+        write(root.join("a/deep/v/f"), "in the volume");
+        std::fs::create_dir(root.join("empty2")).expect("mkdir");
+        std::fs::rename(root.join("a"), root.join("b")).expect("rename of the directory above");
+        assert_eq!(read(root.join("b/deep/v/f")), "in the volume");
+        assert!(!root.join("a").exists());
+        write(root.join("b/deep/v/g"), "g");
+        for (what, result) in [
+            ("removed", std::fs::remove_dir(root.join("b/deep/v"))),
+            ("renamed", std::fs::rename(root.join("b/deep/v"), root.join("b/deep/w"))),
+            ("replaced", std::fs::rename(root.join("empty2"), root.join("b/deep/v"))),
+        ] {
+            assert_eq!(errno_of(result), Some(Errno::BUSY), "{what}");
+        }
+        assert_eq!(errno_of(std::fs::rename(root.join("empty2"), root.join("b"))), Some(Errno::NOTEMPTY));
+        let other = w.mount("other", &["-v", "vol:/v", "--layer", &base(w)]);
+        assert_eq!(list(other.join("v")), ["f", "g"]);
+    });
+}

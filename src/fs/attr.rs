@@ -37,6 +37,8 @@ pub struct SetAttr {
     pub mtime: SetTime,
     /// Who has no right to keep set-id bits and capabilities over this change.
     pub clears_for: Option<Caller>,
+    /// He may keep set-id bits when he writes to the file, though capabilities go.
+    pub may_keep_set_id: bool,
 }
 
 impl Default for SetAttr {
@@ -49,6 +51,7 @@ impl Default for SetAttr {
             atime: SetTime::Keep,
             mtime: SetTime::Keep,
             clears_for: None,
+            may_keep_set_id: false,
         }
     }
 }
@@ -56,18 +59,18 @@ impl Default for SetAttr {
 impl SetAttr {
     /// Does it set nothing, not even a time?
     fn is_nothing(&self) -> bool {
-        *self == SetAttr { clears_for: self.clears_for, ..SetAttr::default() }
+        *self == SetAttr { clears_for: self.clears_for, may_keep_set_id: self.may_keep_set_id, ..SetAttr::default() }
     }
 }
 
 impl Fs {
     /// A place in the upper that leads to `node` and nothing else. One that others have removed or replaced in a shared
-    /// branch is reached through a file open on it, or held since it was looked up; without one it is `Stale`, and the kernel looks the name up again.
+    /// branch is reached through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
     pub(super) fn reach(&self, node: &Arc<Node>) -> Result<Option<Place>, FsError> {
         match self.tree.hold(node) {
             Err(FsError::Stale) if node.branch().is_shared() => {
-                let Some(file) = self.handles.find_file(node).or_else(|| self.held.find(node)) else {
-                    self.held.note_replaced();
+                let Some(file) = self.handles.find_file(node) else {
+                    self.contested.note_replaced(node);
                     return Err(FsError::Stale);
                 };
                 let place = Place::Fd(file);
@@ -128,7 +131,9 @@ impl Fs {
             }
         };
         if (set.size.is_some() || set.is_nothing() && set.clears_for.is_some()) && node.kind() == Kind::File {
-            self.clear_privileges(&node, &place, set.clears_for)?;
+            // chown(2) that changes nothing looks the same, and takes set-id bits whoever calls it.
+            let keeps_set_id = set.may_keep_set_id && self.handles.is_written(&node);
+            self.clear_privileges(&node, &place, set.clears_for.filter(|_| !keeps_set_id))?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;

@@ -106,6 +106,10 @@ impl Fs {
         let lists = Lists::of_new(self.default_acl(&parent)?, new);
         let stat = Stat { kind: new.kind, perm: lists.perm & 0o7777, uid: 0, gid: 0, rdev: new.rdev };
         let stat = self.new_stat(caller, &parent_attr, stat)?;
+        if !lists.is_empty() && !parent.branch().writable_upper()?.takes_attributes(&stat) {
+            // Without its list it would be open to others than its directory says.
+            return Err(FsError::Perm);
+        }
         let Made { node, attr, file } = self.make_node(&parent, name, &stat, new.target)?;
         if lists.is_empty() {
             return Ok(Made { node, attr, file });

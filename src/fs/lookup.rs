@@ -8,12 +8,16 @@ use std::time::Duration;
 use super::policy::{Attributes, Caching, Profile, caching};
 use super::{EntryOut, Fs};
 use crate::model::ids::NodeId;
+use crate::model::sync::write;
 use crate::model::{Attr, FsError, Kind, Name};
 use crate::sys::Place;
 use crate::tree::Node;
 
 /// How many symlinks one path may go through, as in the kernel.
 const LINKS_MAX: usize = 40;
+
+/// How often a look-up tries to hold a file that others replace all the time; then it is not held.
+const HOLDS_MAX: u32 = 16;
 
 /// What to do with a symlink at the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,33 +43,43 @@ impl Fs {
 
     pub(super) fn entry(&self, node: &Node, attr: Attr) -> EntryOut {
         let caching = self.caching(node);
-        EntryOut { id: node.id(), attr: self.show(attr), entry_ttl: caching.entry, attr_ttl: caching.attr }
+        EntryOut {
+            id: node.id(),
+            attr: self.show(attr),
+            is_held: false,
+            entry_ttl: caching.entry,
+            attr_ttl: caching.attr,
+        }
     }
 
     /// LOOKUP: the node at `name` in `parent`, with one more look-up counted.
     pub fn lookup(&self, parent: NodeId, name: Name<'_>) -> Result<EntryOut, FsError> {
         let parent = self.tree.node(parent)?;
+        let is_contested = parent.branch().is_shared() && self.contested.take(parent.id(), name);
+        let mut rounds = if is_contested { HOLDS_MAX } else { 0 };
         loop {
             let (node, attr) = {
                 let resolving = self.tree.resolving();
                 self.tree.lookup(&resolving, &parent, name)?
             };
-            if node.branch().is_shared() && node.kind() != Kind::Dir && self.held.is_needed() {
-                match self.tree.hold(&node) {
-                    Ok(Some(Place::Fd(file))) => self.held.hold(&node, file),
-                    Ok(_) => {}
-                    Err(FsError::Stale) => {
-                        // Replaced between the two looks.
-                        self.forget(node.id(), 1);
-                        continue;
-                    }
-                    Err(error) => {
-                        self.forget(node.id(), 1);
-                        return Err(error);
-                    }
+            let mut entry = self.entry(&node, attr);
+            if rounds == 0 || node.kind() == Kind::Dir {
+                return Ok(entry);
+            }
+            match self.tree.hold(&node) {
+                Ok(place) => {
+                    entry.is_held = matches!(place, Some(Place::Fd(_)));
+                    write(&node.state).upper = place;
+                    return Ok(entry);
+                }
+                // Replaced between the two looks.
+                Err(FsError::Stale) => rounds -= 1,
+                Err(error) => {
+                    self.forget(node.id(), 1);
+                    return Err(error);
                 }
             }
-            return Ok(self.entry(&node, attr));
+            self.forget(node.id(), 1);
         }
     }
 

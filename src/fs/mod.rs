@@ -12,9 +12,9 @@ use crate::upper::ownership::Stat;
 
 pub mod attr;
 pub mod build;
+mod contested;
 pub mod create;
 pub mod handle;
-mod held;
 pub mod inspect;
 pub mod io;
 pub mod lookup;
@@ -65,6 +65,8 @@ pub struct EntryOut {
     pub id: NodeId,
     /// Its attributes as shown.
     pub attr: Attr,
+    /// Is its file held by descriptor until the kernel forgets the node? It must be asked to.
+    pub is_held: bool,
     /// How long the name may be cached.
     pub entry_ttl: Duration,
     /// How long the attributes may be cached.
@@ -76,7 +78,7 @@ pub struct EntryOut {
 pub struct Fs {
     tree: Tree,
     handles: handle::HandleTable,
-    held: held::Held,
+    contested: contested::ContestedNames,
     uids: IdMap,
     gids: IdMap,
     stats: stats::Stats,

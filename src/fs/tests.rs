@@ -579,6 +579,17 @@ fn a_directory_beside_its_whiteout_hides_what_is_below() {
     assert_eq!(fs.tree_at(""), tree(&[("/d", "dir"), ("/d/new", "")]));
 }
 
+// u::rwx u:1000:rw- g::r-x m::rwx o::---
+fn list_with_a_named_user() -> Vec<u8> {
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in [(1u16, 7u16, !0u32), (2, 6, 1000), (4, 5, !0), (0x10, 7, !0), (0x20, 0, !0)] {
+        value.extend(tag.to_le_bytes());
+        value.extend(perm.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
 #[test]
 fn default_acls_are_inherited_in_place_of_the_umask() {
     for ownership in [Sandbox::ownership(), Ownership::Override] {
@@ -589,13 +600,7 @@ fn default_acls_are_inherited_in_place_of_the_umask() {
         }
         let fs = Fs::new(spec).unwrap();
         fs.mkdir("/d");
-        // u::rwx u:1000:rw- g::r-x m::rwx o::---
-        let mut value = 2u32.to_le_bytes().to_vec();
-        for (tag, perm, id) in [(1u16, 7u16, !0u32), (2, 6, 1000), (4, 5, !0), (0x10, 7, !0), (0x20, 0, !0)] {
-            value.extend(tag.to_le_bytes());
-            value.extend(perm.to_le_bytes());
-            value.extend(id.to_le_bytes());
-        }
+        let value = list_with_a_named_user();
         let any = crate::sys::xattr::SetMode::Any;
         fs.setxattr(caller(), fs.at("/d").id, crate::model::acl::DEFAULT, &value, any).unwrap();
         let d = fs.at("/d").id;
@@ -1020,4 +1025,68 @@ fn one_bad_entry_does_not_hide_the_others() {
     })
     .unwrap();
     assert_eq!(plain, 2);
+}
+
+// A volume with the file `f`, which others have replaced since an operation began.
+fn contested(sandbox: &Sandbox) -> (Fs, NodeId) {
+    let mut spec = sandbox.spec(Vec::new());
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    let f = sandbox.temp.path().join("volume/f");
+    std::fs::write(&f, "old").unwrap();
+    let volume = fs.at("/v").id;
+    let old = fs.lookup(volume, name("f")).unwrap();
+    std::fs::write(f.with_file_name("new"), "new").unwrap();
+    std::fs::rename(f.with_file_name("new"), &f).unwrap();
+    assert_eq!(fs.getattr(old.id), Err(FsError::Stale));
+    fs.forget(old.id, 1);
+    (fs, volume)
+}
+
+#[test]
+fn a_file_held_since_its_look_up_is_let_go_when_it_is_forgotten() {
+    let sandbox = Sandbox::new();
+    let (fs, volume) = contested(&sandbox);
+    let path = std::fs::canonicalize(sandbox.temp.path()).unwrap().join("volume/f");
+    let is_held = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
+        links.into_iter().any(|link| link.as_os_str() == format!("{} (deleted)", path.display()).as_str())
+    };
+    let found = fs.lookup(volume, name("f")).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(fs.getattr(found.id).unwrap().0.size, 3, "reached, though its name is gone");
+    assert!(is_held());
+    fs.forget(found.id, 1);
+    assert!(!is_held());
+}
+
+#[test]
+fn a_look_up_ends_on_hosts_where_a_file_never_looks_the_same() {
+    let sandbox = Sandbox::new();
+    let (fs, volume) = contested(&sandbox);
+    // Known to the kernel, by an identity that no descriptor ever shows.
+    let known = fs.lookup(volume, name("f")).unwrap();
+    let node = fs.tree().node(known.id).unwrap();
+    crate::model::sync::write(&node.state).upper_id = Some(crate::sys::FileId { dev: 0, ino: 0 });
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(fs.lookup(volume, name("f")).is_ok()));
+    assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
+}
+
+#[test]
+fn a_pipe_that_cannot_have_its_list_is_not_made() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(Vec::new());
+    let mut volume = sandbox.volume();
+    if let Base::Merge { upper: Some(upper), .. } = &mut volume.base {
+        upper.ownership = Ownership::Override;
+    }
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: volume });
+    let fs = Fs::new(spec).unwrap();
+    let (list, any) = (list_with_a_named_user(), crate::sys::xattr::SetMode::Any);
+    fs.setxattr(caller(), fs.at("/v").id, crate::model::acl::DEFAULT, &list, any).unwrap();
+    let made = fs.make(caller(), fs.at("/v").id, name("pipe"), &new_node(Kind::Fifo, 0o666)).map(|_| ());
+    assert_eq!(made, Err(FsError::Perm));
+    assert!(!sandbox.temp.path().join("volume/pipe").exists());
+    fs.put("/v/file", "files can have theirs");
 }

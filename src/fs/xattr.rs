@@ -73,8 +73,8 @@ impl Fs {
                 |_| Ok(true),
             )?;
             match (mode, is_there) {
-                (SetMode::Create, true) => return Err(FsError::Exists),
-                (SetMode::Replace, false) => return Err(FsError::NoAttribute),
+                (SetMode::Create | SetMode::CreateAndReplace, true) => return Err(FsError::Exists),
+                (SetMode::Replace | SetMode::CreateAndReplace, false) => return Err(FsError::NoAttribute),
                 _ => {}
             }
         }

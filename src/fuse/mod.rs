@@ -197,7 +197,14 @@ impl Filesystem for Adapter {
             other => Ok(Ok(other?)),
         });
         match result {
-            Ok(Ok(out)) => reply_entry(reply, Ok(out)),
+            Ok(Ok(out)) => {
+                reply_entry(reply, Ok(out));
+                if out.is_held {
+                    let names =
+                        Name::from_os(name).map_or_else(|_| Vec::new(), |name| vec![(node(parent), name.to_buf())]);
+                    self.server.unlearn(vec![Unlearn { node: out.id, names }], || {});
+                }
+            }
             Ok(Err(Duration::ZERO)) => reply.error(Errno::ENOENT),
             // An entry without a node is absence that may be remembered.
             Ok(Err(ttl)) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &absent(), GENERATION),
@@ -239,7 +246,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        // Nothing at all: the kernel is about to write a backing file for somebody who may not keep set-id bits.
+        // Nothing at all: the kernel is about to write a backing file that has set-id bits, or a capability.
         let sets_nothing = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
         let is_about_to_write = sets_nothing && atime.is_none() && mtime.is_none() && ctime.is_none();
         let set = SetAttr {
@@ -249,6 +256,7 @@ impl Filesystem for Adapter {
             size,
             atime: set_time(atime),
             mtime: set_time(mtime),
+            may_keep_set_id: is_about_to_write && self.clears_for(request).is_none(),
             clears_for: match (is_about_to_write, sets_nothing) {
                 (true, _) => Some(caller(request)),
                 (false, true) => None,
@@ -559,7 +567,8 @@ impl Filesystem for Adapter {
         let mode = match flags {
             0 => SetMode::Any,
             libc::XATTR_REPLACE => SetMode::Replace,
-            _ => SetMode::Create,
+            libc::XATTR_CREATE => SetMode::Create,
+            _ => SetMode::CreateAndReplace,
         };
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_owned());
         let run =

@@ -99,6 +99,8 @@ pub enum SetMode {
     Create,
     /// `XATTR_REPLACE`: `NoAttribute` when it is not.
     Replace,
+    /// Both flags: `Exists` or `NoAttribute`, as natively.
+    CreateAndReplace,
 }
 
 /// Sets `name` to `value`.
@@ -107,6 +109,7 @@ pub fn set(place: &Place, name: &[u8], value: &[u8], mode: SetMode) -> Result<()
         SetMode::Any => XattrFlags::empty(),
         SetMode::Create => XattrFlags::CREATE,
         SetMode::Replace => XattrFlags::REPLACE,
+        SetMode::CreateAndReplace => XattrFlags::CREATE.union(XattrFlags::REPLACE),
     };
     with_path(place, |path| {
         Ok(if follows(place) {

@@ -78,6 +78,11 @@ impl Upper {
         }
     }
 
+    /// Can attributes of the user be held for a node of this stat? Pipes and sockets of the host take none of ours.
+    pub(crate) fn takes_attributes(&self, stat: &Stat) -> bool {
+        self.ownership() == Ownership::Native || !matches!(self.host_kind(stat), Kind::Fifo | Kind::Socket)
+    }
+
     /// The permission bits of the host file that holds a node of this stat.
     pub(crate) fn host_perm(&self, stat: &Stat) -> u32 {
         match (self.ownership(), stat.kind) {

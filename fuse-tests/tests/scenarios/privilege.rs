@@ -118,6 +118,39 @@ for who, uid, gid, groups in (('root', 0, 0, []), ('alice', 1111, 1111, []), ('o
 const HOW: &str = "write append empty-write ftruncate same-size truncate extend o-trunc creat open fallocate punch copy-range \
                    utime chown-self chown-none chgrp xattr";
 
+fn capabilities_go_alone_when_root_writes(s: &mut Scene) {
+    s.needs_ids("set-id bits of others");
+    s.layer(|l| {
+        l.dir("d");
+    });
+    s.mount();
+    let script = "
+def changed(how, change):
+    name = 'd/' + how
+    with open(name, 'wb') as f: f.write(b'0123456789')
+    os.chmod(name, 0o6755)
+    os.setxattr(name, 'security.capability', bytes.fromhex('0100000280000000000000000000000000000000'))
+    os.chmod(name, 0o6755)
+    change(name)
+    print(how, owner(name), 'security.capability' in os.listxattr(name))
+def opened(flags, action):
+    def run(name):
+        fd = os.open(name, flags)
+        action(fd)
+        os.close(fd)
+    return run
+changed('write', opened(os.O_RDWR, lambda fd: os.write(fd, b'x')))
+changed('append', opened(os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, b'x')))
+changed('twice', opened(os.O_RDWR, lambda fd: (os.write(fd, b'x'), os.write(fd, b'x'))))
+changed('ftruncate', opened(os.O_WRONLY, lambda fd: os.ftruncate(fd, 5)))
+changed('fallocate', opened(os.O_RDWR, lambda fd: os.posix_fallocate(fd, 0, 100)))
+changed('truncate', lambda name: os.truncate(name, 3))
+changed('chown-none', lambda name: os.chown(name, -1, -1))
+changed('chown-self', lambda name: os.chown(name, os.getuid(), os.getgid()))
+";
+    s.as_on_host(&format!("{TOOLS}{script}"));
+}
+
 fn decided_by_the_kernel(s: &mut Scene) {
     s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
     s.needs_ids("other users");
@@ -173,4 +206,4 @@ for who, uid, gid, groups in PEOPLE:
     s.as_on_host(&format!("{TOOLS}{script}"));
 }
 
-scenarios! { set_group_id, cleared_by_changes, decided_by_the_kernel }
+scenarios! { set_group_id, cleared_by_changes, capabilities_go_alone_when_root_writes, decided_by_the_kernel }

@@ -127,6 +127,7 @@ for name in ('lower', 'new', 'dir', 'big'):
         t('remove %r' % bad, lambda: os.removexattr(name, bad))
     t('create', lambda: os.setxattr(name, 'user.v', b'', os.XATTR_CREATE))
     t('replace', lambda: os.setxattr(name, 'user.absent', b'', os.XATTR_REPLACE))
+    t('both, absent', lambda: os.setxattr(name, 'user.absent', b'', 3))
     t('both', lambda: os.setxattr(name, 'user.v', b'', 3))
     t('unknown flag', lambda: os.setxattr(name, 'user.v', b'', 8))
     t('removed', lambda: os.removexattr(name, 'user.v'))
