@@ -8,6 +8,7 @@ mod marks;
 mod merge;
 mod names;
 mod owner;
+mod passthrough;
 mod rename;
 mod special;
 mod unlinked;
