@@ -2,7 +2,6 @@
 //! Attributes: GETATTR, SETATTR, READLINK, STATFS.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -123,8 +122,9 @@ impl Fs {
                 place
             }
         };
-        if (set.size.is_some() || set.clears_set_id) && node.kind() == Kind::File {
-            self.clear_privileges(&node, &place, set.clears_set_id)?;
+        let gives_away = set.uid.is_some() || set.gid.is_some();
+        if (set.size.is_some() || set.clears_set_id || gives_away) && node.kind() == Kind::File {
+            self.clear_privileges(&node, &place, set.clears_set_id || gives_away)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;
@@ -147,7 +147,7 @@ impl Fs {
             }
         }
         if changes_stat {
-            node.has_no_privileges.store(false, Ordering::Relaxed);
+            node.privileges.give();
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             place.utimens(set.atime, set.mtime)?;

@@ -2,7 +2,6 @@
 //! Contents of open files: READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE. OPEN and RELEASE are in `open.rs`.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
@@ -71,11 +70,11 @@ impl Fs {
     pub fn clear_before_write(&self, handle: HandleId) -> Result<(), FsError> {
         let handle = self.handles.get(handle)?;
         let node = handle.node();
-        if !node.branch().is_shared() && node.has_no_privileges.swap(true, Ordering::Relaxed) {
+        if !node.branch().is_shared() && node.privileges.are_gone() {
             return Ok(());
         }
         let file = handle.writable_file().ok_or(FsError::BadHandle)?;
-        self.clear_privileges(node, &Place::Fd(file), true)
+        node.privileges.take(|| self.clear_privileges(node, &Place::Fd(file), true))
     }
 
     /// WRITE through a descriptor that has `O_APPEND`. In a shared branch others append too, and only the host can find

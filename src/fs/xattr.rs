@@ -3,7 +3,6 @@
 //! set, except in plain directories (volumes, binds), where nothing is a mark.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
 use crate::layer::whiteout::is_mark;
@@ -71,7 +70,7 @@ impl Fs {
         let place = self.reach_writable(&node, Extent::Metadata)?;
         let stored = map_acl(name, value.to_vec(), |uid| self.uids.to_inner(uid), |gid| self.gids.to_inner(gid))?;
         upper.set_xattr(&place, name, &stored, SetMode::Any)?;
-        node.has_no_privileges.store(false, Ordering::Relaxed);
+        node.privileges.give();
         if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
             // The host does this by itself where it holds the list.
             let stat = Stat::of(&branch.attr_in_upper(&place)?);

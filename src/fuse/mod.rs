@@ -123,7 +123,11 @@ fn send_open(server: &Server, reply: ReplyOpen, result: Result<OpenEnd<Opened>, 
 fn send_create(server: &Server, reply: ReplyCreate, result: Result<OpenEnd<(EntryOut, Opened)>, Errno>) {
     let (out, opened) = match result {
         Ok(Ok(both)) => both,
-        Ok(Err(what)) => return server.unlearn(what, move || reply.error(Errno::ESTALE)),
+        Ok(Err(what)) => {
+            // The kernel holds the directory until it is answered, and unlearning a name takes it too.
+            reply.error(Errno::ESTALE);
+            return server.unlearn(what, || {});
+        }
         Err(errno) => return reply.error(errno),
     };
     // One TTL serves name and attributes here: the shorter one.
