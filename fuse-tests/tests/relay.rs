@@ -60,7 +60,7 @@ impl Relay {
         let outcome = host::sh(&self.sandbox, &target, &format!("set -e; {script}"));
         let tree = Tree::take(&target);
         patiently(|| unmount(&target, false)).expect("umount");
-        self.sandbox.wait_for_processes(std::time::Duration::from_secs(10)).expect("the daemon ends");
+        self.sandbox.wait_for_processes(std::time::Duration::from_secs(60)).expect("the daemon ends");
         outcome.ok();
         tree
     }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::container::{InspectArgs, PsArgs, RmArgs, UmountArgs};
+use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
 use super::output::Format;
-use super::transfer::{CpArgs, ExportArgs};
+use super::system::SystemCommand;
+use super::transfer::{CommitArgs, CpArgs, ExportArgs};
 use super::volume::VolumeCommand;
 
 /// Layered container storage in one FUSE mount: image layers, an upper, volumes and binds.
@@ -58,6 +59,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Tell all about containers, as JSON
     Inspect(InspectArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
     /// Remove containers with their uppers
     Rm(RmArgs),
     /// Images
@@ -65,6 +68,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Write the merged tree of a container or an image as a tar, without what lies in volumes and binds
     Export(ExportArgs),
+    /// Make an image of what a container has changed: one more layer on its own
+    Commit(CommitArgs),
     /// Copy between a container, mounted or not, and the host, as `docker cp`
     Cp(CpArgs),
     /// Tell what a container has changed: A added, C changed, D deleted
@@ -80,6 +85,9 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// The store and the configuration
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,

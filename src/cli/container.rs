@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::engine::control::{Answer, Request};
 use crate::engine::ending::{self, How, RemoveOptions, WithVolumes};
+use crate::engine::filter::ContainerFilter;
 use crate::engine::state::{self, State};
-use crate::engine::{OrFail, Result, mount};
+use crate::engine::{OrFail, Result, lifecycle, mount};
 use crate::store::container::{ContainerRecord, LOG, MountSource};
 use crate::store::{Access, DamagedRecord, Store, timestamp};
 
@@ -38,21 +39,27 @@ pub fn umount(context: &Context, args: &UmountArgs) -> Result<()> {
 
 /// `mlfs ps`
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  mlfs ps\n  mlfs ps -a --format json")]
+#[command(after_help = "Examples:\n  mlfs ps\n  mlfs ps -a --filter label=team=a --format json")]
 pub struct PsArgs {
     /// Those that are not mounted too
     #[arg(short, long)]
     all: bool,
+    /// Only those with label=KEY[=VALUE], label!=KEY[=VALUE], name=TEXT, status=created|mounted|stopped|dead
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 /// Runs `mlfs ps`.
 pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
+    let filter = ContainerFilter::parse(&args.filter)?;
     let store = context.store(Access::Read)?;
     let mut rows = Vec::new();
+    let is_all = args.all || filter.has_states();
     let listing = store.list_containers().or_fail(|| "cannot list the containers")?;
     for damaged in &listing.damaged {
         let is_live = store.is_container_live(&damaged.id).or_fail(|| format!("cannot look at {}", damaged.id))?;
-        if args.all || is_live {
+        // Nobody knows what it is called or labelled.
+        if filter.is_empty() && (is_all || is_live) {
             rows.push(damaged_row(damaged));
         }
     }
@@ -61,7 +68,7 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
             continue;
         }
         let state = state::state(&store, &record)?;
-        if !args.all && state != State::Mounted {
+        if !is_all && state != State::Mounted || !filter.is_met(&record.name, &record.labels, state) {
             continue;
         }
         let mountpoint = shown_mountpoint(&record, state);
@@ -219,6 +226,9 @@ pub struct RmArgs {
     /// Its anonymous volumes too
     #[arg(short = 'v', long)]
     volumes: bool,
+    /// Print what would be done
+    #[arg(long)]
+    dry_run: bool,
     /// Containers
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -226,15 +236,42 @@ pub struct RmArgs {
 
 /// Runs `mlfs rm`.
 pub fn rm(context: &Context, args: &RmArgs) -> Result<()> {
-    let store = context.store(Access::Write)?;
+    let store = context.store(if args.dry_run { Access::Read } else { Access::Write })?;
     let volumes = if args.volumes { WithVolumes::Yes } else { WithVolumes::No };
     let options = RemoveOptions { is_forced: args.force, volumes };
-    super::for_each(&args.names, |name| {
+    let mut steps = Vec::new();
+    let result = super::for_each(&args.names, |name| {
         let is_unknown = store.find_container(name).is_err_and(|e| e.is_not_found());
         if args.force && is_unknown {
             return Ok(());
         }
+        if args.dry_run {
+            steps.extend(ending::describe_removal(&store, name, options)?);
+            return Ok(());
+        }
         ending::remove(&store, name, options)?;
         output::print_text(&format!("{name}\n"))
-    })
+    });
+    if args.dry_run {
+        output::print_steps(context.format, steps)?;
+    }
+    result
+}
+
+/// `mlfs rename`
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  mlfs rename try app-test")]
+pub struct RenameArgs {
+    /// The container, mounted or not
+    #[arg(value_name = "OLD")]
+    old: String,
+    /// Its new name
+    #[arg(value_name = "NEW")]
+    new: String,
+}
+
+/// Runs `mlfs rename`.
+pub fn rename(context: &Context, args: &RenameArgs) -> Result<()> {
+    mount::check_name(&args.new)?;
+    lifecycle::rename(&context.store(Access::Write)?, &args.old, &args.new)
 }

@@ -2,15 +2,16 @@
 //! `mlfs image`.
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::engine::images::{self, ImageFacts};
 use crate::engine::load;
-use crate::engine::{EngineError, OrFail, Result};
+use crate::engine::{EngineError, OrFail, Result, commit, save};
 use crate::layer::index::Limits;
-use crate::oci::reference::{ImageName, Source};
+use crate::oci::reference::{ImageName, Input, Source};
 use crate::store::gc::Force;
 use crate::store::{Access, timestamp};
 
@@ -42,6 +43,43 @@ pub enum ImageCommand {
         /// The images, by name or digest
         #[arg(required = true, value_name = "IMAGE")]
         names: Vec<String>,
+    },
+    /// Tell how an image was made, the newest step first
+    History {
+        /// The image, by name or digest
+        #[arg(value_name = "IMAGE")]
+        name: String,
+    },
+    /// Give an image one more name
+    #[command(after_help = "Example:\n  mlfs image tag app:latest app:stable")]
+    Tag {
+        /// The image, by name or digest
+        #[arg(value_name = "IMAGE")]
+        name: String,
+        /// NAME[:TAG]; an image that has it loses it
+        #[arg(value_name = "NAME")]
+        new: String,
+    },
+    /// Write an image to an OCI layout or an archive, its blobs as they are
+    #[command(after_help = "Examples:\n  mlfs image save app oci:/srv/layouts/app:2\n  \
+                            mlfs image save app docker-archive:- | docker load")]
+    Save {
+        /// The image, by name or digest
+        #[arg(value_name = "IMAGE")]
+        name: String,
+        /// oci:DIR[:TAG], made or added to, or docker-archive:FILE[:TAG]; FILE may be - for standard output. The tag is the
+        /// image's own, unless said
+        #[arg(value_name = "TARGET")]
+        target: OsString,
+    },
+    /// Remove images without a name that no container needs
+    Prune {
+        /// Those with names too
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
     },
     /// Take names from images; an image goes with its last name
     Rm {
@@ -116,6 +154,34 @@ pub fn run(context: &Context, command: ImageCommand) -> Result<()> {
                 names.iter().map(|n| images::facts(&store, n).map(|f| object(&f))).collect::<Result<_>>()?,
             )
         }
+        ImageCommand::History { name } => history(context, &name),
+        ImageCommand::Tag { name, new } => {
+            let new = commit::parse_name(&new)?;
+            save::tag(&context.store(Access::Write)?, &name, &new)
+        }
+        ImageCommand::Save { name, target } => {
+            let target = Source::parse(&target).map_err(|e| EngineError::usage(e.to_string()))?;
+            save::check_target(&target)?;
+            let mut out: Box<dyn Write> = match &target {
+                Source::DockerArchive { file: Input::Stdin, .. } => Box::new(super::transfer::stdout()?),
+                _ => Box::new(std::io::sink()),
+            };
+            save::save(&context.store(Access::Read)?, &name, &target, &mut out)
+        }
+        ImageCommand::Prune { all, force } => {
+            let what = if all { "all images" } else { "all images without a name" };
+            if !force && !output::confirm(&format!("This removes {what} that no container needs. Go on?"), "--force")? {
+                return Ok(());
+            }
+            let (images, bytes) =
+                context.store(Access::Write)?.prune_images(all).or_fail(|| "cannot prune the images")?;
+            let mut text = String::new();
+            for image in images {
+                text.extend(image.names.iter().map(|name| format!("Untagged: {name}\n")));
+                text += &format!("Deleted: {}\n", image.manifest);
+            }
+            output::print_text(&format!("{text}Total reclaimed space: {}\n", output::size(bytes)))
+        }
         ImageCommand::Rm { force, names } => {
             let store = context.store(Access::Write)?;
             let force = if force { Force::Yes } else { Force::No };
@@ -152,6 +218,34 @@ fn load(context: &Context, source: &OsString, name: Option<&str>, limits: &Limit
     }
 }
 
+fn history(context: &Context, name: &str) -> Result<()> {
+    let rows = save::history(&context.store(Access::Read)?, name)?.into_iter().map(|step| {
+        let (digest, size) = step.layer.map_or((None, None), |(digest, size)| (Some(digest), size));
+        let digest_text = digest.map(|digest| digest.to_string());
+        let created = step.created.as_deref();
+        Row {
+            name: digest_text.clone().unwrap_or_else(|| "<none>".to_owned()).into_bytes(),
+            cells: vec![
+                digest.map_or_else(|| "<none>".to_owned(), |digest| digest.short()),
+                output::age(created.and_then(timestamp::seconds)),
+                super::look::shortened(&step.created_by, 60),
+                output::size(size.unwrap_or(0)),
+                step.comment.clone(),
+            ],
+            json: json!({
+                "Layer": digest_text,
+                "Created": created,
+                "CreatedBy": step.created_by,
+                "Comment": step.comment,
+                "Size": size.unwrap_or(0),
+                "EmptyLayer": digest.is_none(),
+            }),
+        }
+    });
+    let head = ["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
+    output::print_rows(context.format, context.is_quiet, &head, rows.collect())
+}
+
 fn list(context: &Context) -> Result<()> {
     let store = context.store(Access::Read)?;
     let all = store.load_images().or_fail(|| "cannot list images")?;
@@ -183,7 +277,8 @@ fn list(context: &Context) -> Result<()> {
     output::print_rows(context.format, context.is_quiet, &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], rows)
 }
 
-fn object(image: &ImageFacts) -> Value {
+/// An image as Docker's inspect shows it.
+pub fn object(image: &ImageFacts) -> Value {
     let layers: Vec<Value> = image
         .layers
         .iter()

@@ -203,7 +203,7 @@ pub fn layers(context: &Context, args: &LayersArgs) -> Result<()> {
 }
 
 /// A text in one line of at most `length` characters.
-fn shortened(text: &str, length: usize) -> String {
+pub fn shortened(text: &str, length: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= length {
         return line;

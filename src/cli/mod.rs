@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::compat::mount_program;
-use crate::engine::config::{self, Environment};
+use crate::engine::config::{self, Environment, Said};
 use crate::engine::settings::{self, Settings};
 use crate::engine::{Class, EngineError, OrFail, Result, host, log_sink};
 use crate::store::{Access, Store};
@@ -24,6 +24,7 @@ pub mod mount;
 pub mod output;
 pub mod progress;
 pub mod reference;
+pub mod system;
 pub mod transfer;
 pub mod volume;
 
@@ -35,6 +36,8 @@ use output::Format;
 pub struct Context {
     /// Configuration files, environment and the global flags, in this order.
     pub settings: Settings,
+    /// The same, by who says it.
+    pub said: Vec<Said>,
     /// How to answer.
     pub format: Format,
     /// `-q`.
@@ -57,11 +60,13 @@ impl Context {
             log_level: global.log_level.as_deref().map(settings::parse_log_level).transpose()?,
             ..Settings::default()
         };
-        let settings = flags.over(config::load(&environment)?);
+        let mut said = config::load_sources(&environment)?;
+        said.push(Said { by: "flag".to_owned(), settings: flags });
+        let settings = said.iter().fold(Settings::default(), |earlier, said| said.settings.clone().over(earlier));
         if let Some(level) = settings.log_level {
             log_sink::set_level(level);
         }
-        Ok(Context { settings, format: global.format, is_quiet: global.quiet })
+        Ok(Context { settings, said, format: global.format, is_quiet: global.quiet })
     }
 
     /// The store.
@@ -164,15 +169,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Start(args) => mount::start(&Context::new(&cli.global)?, &args)?,
         Command::Ps(args) => container::ps(&Context::new(&cli.global)?, &args)?,
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
+        Command::Rename(args) => container::rename(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
         Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
         Command::Export(args) => transfer::export(&Context::new(&cli.global)?, &args)?,
+        Command::Commit(args) => transfer::commit(&Context::new(&cli.global)?, &args)?,
         Command::Cp(args) => transfer::cp(&Context::new(&cli.global)?, &args)?,
         Command::Diff(args) => look::diff(&Context::new(&cli.global)?, &args)?,
         Command::Which(args) => return look::which(&Context::new(&cli.global)?, &args),
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
+        Command::System(command) => system::run(&Context::new(&cli.global)?, &command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }
     Ok(ExitCode::SUCCESS)

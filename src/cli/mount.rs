@@ -164,7 +164,9 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<ExitCode> {
     if args.dry_run {
         let plan = mount::plan(|| context.store(Access::Read), &request, bars.shown(context))?;
         bars.clear();
-        output::print_lines(mount::describe(&plan.record).into_iter().map(String::into_bytes))?;
+        let mut steps = mount::describe(&plan.store, &plan.record)?;
+        steps.extend(args.command.first().map(|command| format!("run {}", command.to_string_lossy())));
+        output::print_steps(context.format, steps)?;
         return Ok(ExitCode::SUCCESS);
     }
     let has_command = matches!(front, Front::Command(_));

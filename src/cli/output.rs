@@ -75,6 +75,14 @@ pub fn print_lines(lines: impl Iterator<Item = Vec<u8>>) -> Result<()> {
     told(out.flush())
 }
 
+/// Prints the steps of a plan.
+pub fn print_steps(format: Format, steps: Vec<String>) -> Result<()> {
+    if format == Format::Json {
+        return print_json(steps.into_iter().map(|step| serde_json::json!({"Step": step})).collect());
+    }
+    print_lines(steps.into_iter().map(String::into_bytes))
+}
+
 /// Prints bytes as they are.
 pub fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();

@@ -30,29 +30,42 @@ pub struct Environment {
     pub config: Option<PathBuf>,
 }
 
+/// What one source of the configuration says.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Who: a file, or a variable of the environment.
+    pub by: String,
+    /// What.
+    pub settings: Settings,
+}
+
 /// Loads everything below the flags: files and environment in their order.
 pub fn load(environment: &Environment) -> Result<Settings> {
-    let mut settings = Settings::default();
+    let all = load_sources(environment)?;
+    Ok(all.into_iter().fold(Settings::default(), |earlier, said| said.settings.over(earlier)))
+}
+
+/// Everything below the flags, by who says it, in order.
+pub fn load_sources(environment: &Environment) -> Result<Vec<Said>> {
+    let mut all = Vec::new();
     let user_file = environment.config_home.as_ref().map(|home| home.join("mlfs/config.toml"));
     for path in [environment.system_file.clone(), user_file].into_iter().flatten() {
         match std::fs::read_to_string(&path) {
-            Ok(text) => settings = parse(&text, &path)?.over(settings),
+            Ok(text) => all.push(Said { by: path.display().to_string(), settings: parse(&text, &path)? }),
             // Not there, or below something that is no directory or is closed to us (another user's home under sudo).
             Err(e) if is_absent(&e) => {}
             Err(e) => return Err(EngineError::failed(format!("cannot read {}", path.display())).because(e)),
         }
     }
-    let from_environment = Settings {
-        root: environment.root.clone(),
-        log_level: environment.log.as_deref().map(settings::parse_log_level).transpose()?,
-        ..Settings::default()
-    };
-    settings = from_environment.over(settings);
+    let log_level = environment.log.as_deref().map(settings::parse_log_level).transpose()?;
+    let root = Settings { root: environment.root.clone(), ..Settings::default() };
+    all.push(Said { by: "MLFS_ROOT".to_owned(), settings: root });
+    all.push(Said { by: "MLFS_LOG".to_owned(), settings: Settings { log_level, ..Settings::default() } });
     if let Some(path) = &environment.config {
         let text = std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()))?;
-        settings = parse(&text, path)?.over(settings);
+        all.push(Said { by: path.display().to_string(), settings: parse(&text, path)? });
     }
-    Ok(settings)
+    Ok(all)
 }
 
 fn is_absent(error: &std::io::Error) -> bool {

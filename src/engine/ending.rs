@@ -401,8 +401,7 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     let record = find(store, name)?;
     if state(store, &record)? == State::Mounted {
         if !options.is_forced {
-            return Err(EngineError::failed(format!("{} is mounted", record.name))
-                .advise(format!("unmount it first with `mlfs umount {}`, or use rm -f", record.name)));
+            return Err(is_mounted(&record));
         }
         end_by_force(store, &record)?;
     }
@@ -418,6 +417,43 @@ pub fn remove(store: &Store, name: &str, options: RemoveOptions) -> Result<()> {
     detach_dead(&record)?;
     discard_container(store, &record, options.volumes)?;
     lock.remove().or_fail(|| "cannot remove the container's lock")
+}
+
+/// What [`remove`] would do, as steps; its errors as far as they can be known before.
+pub fn describe_removal(store: &Store, name: &str, options: RemoveOptions) -> Result<Vec<String>> {
+    if let Some(id) = store.find_damaged_container(name).or_fail(|| format!("cannot find the container {name}"))? {
+        return Ok(vec![format!("remove the damaged container {id} with all in its folder")]);
+    }
+    let record = find(store, name)?;
+    let mut steps = Vec::new();
+    match (state(store, &record)?, &record.mounted) {
+        (State::Mounted, _) if !options.is_forced => return Err(is_mounted(&record)),
+        (State::Mounted, Some(mounted)) => steps.push(format!("unmount {}, whatever is open", mounted.mountpoint)),
+        (State::Dead, Some(mounted)) => steps.push(format!("clear the dead mount at {}", mounted.mountpoint)),
+        _ => {}
+    }
+    let (upper, work) = mount::work_of(store, &record);
+    match &record.upper {
+        Some(kept) => {
+            steps.push(format!("remove the work directory {}", work.display()));
+            steps.push(format!("remove the container {}", record.name));
+            steps.push(format!("keep the upper {kept}"));
+        }
+        None => {
+            let bytes = super::volumes::disk_bytes(&upper);
+            steps.push(format!("remove the container {} with its upper ({bytes} bytes)", record.name));
+        }
+    }
+    for volume in record.anonymous_volumes() {
+        let verb = if options.volumes == WithVolumes::Yes { "remove" } else { "keep" };
+        steps.push(format!("{verb} the anonymous volume {volume}"));
+    }
+    Ok(steps)
+}
+
+fn is_mounted(record: &ContainerRecord) -> EngineError {
+    EngineError::failed(format!("{} is mounted", record.name))
+        .advise(format!("unmount it first with `mlfs umount {}`, or use rm -f", record.name))
 }
 
 /// Removes a container whose record cannot be read. Nobody can tell which anonymous volumes and which named upper it

@@ -73,6 +73,21 @@ impl EngineError {
         self.class
     }
 
+    /// Did it fail because nobody reads any more?
+    pub fn is_broken_pipe(&self) -> bool {
+        let mut cause = self.cause.as_deref().map(|c| c as &(dyn StdError + 'static));
+        while let Some(error) = cause {
+            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+                return true;
+            }
+            cause = match error.downcast_ref::<EngineError>() {
+                Some(inner) => inner.cause.as_deref().map(|c| c as &(dyn StdError + 'static)),
+                None => error.source(),
+            };
+        }
+        false
+    }
+
     /// The whole sentence: what failed, every cause once, and what to do.
     pub fn sentence(&self) -> String {
         let mut text = self.what.clone();

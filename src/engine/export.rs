@@ -18,6 +18,9 @@ use super::populate::open_image;
 use super::state::{State, state};
 use super::{OrFail, Result, inside};
 
+/// The mode of an archive: what is in it may be for its owner alone.
+pub const PRIVATE: u32 = 0o600;
+
 /// The tree of a target and its layers, for packing.
 #[derive(Debug)]
 pub struct Packable {
@@ -65,9 +68,9 @@ pub fn flushed(mut out: impl Write) -> Result<()> {
 
 /// Writes a file whole or not at all: aside first. Where something stands that is no regular file (a pipe, a device), it
 /// is written to as it is.
-pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub fn write_file(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let what = || format!("cannot write {}", path.display());
-    let open = |path: &Path| File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let open = |path: &Path| File::options().write(true).create(true).truncate(true).mode(mode).open(path);
     if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return write(&mut open(path).or_fail(what)?);
     }

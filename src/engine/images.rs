@@ -10,6 +10,7 @@ use crate::layer::index::Index;
 use crate::model::Digest;
 use crate::oci::spec::BlobRef;
 use crate::store::gc::{Force, Removed};
+use crate::store::image::Image;
 use crate::store::{Store, StoreError};
 
 /// An image, to be told.
@@ -42,9 +43,14 @@ pub struct LayerFacts {
     pub unpacked: Option<u64>,
 }
 
+/// Finds the image with this name, digest, or beginning of a digest.
+pub fn find(store: &Store, reference: &str) -> Result<Image> {
+    store.find_image(reference).map_err(|e| missing(e, "cannot find the image"))
+}
+
 /// Tells about the image with this name, digest, or beginning of a digest.
 pub fn facts(store: &Store, reference: &str) -> Result<ImageFacts> {
-    let image = store.find_image(reference).map_err(|e| missing(e, "cannot find the image"))?;
+    let image = find(store, reference)?;
     let parts = store.load_parts(&image.manifest).or_fail(|| format!("cannot read the image {reference}"))?;
     let layers: Vec<LayerFacts> = parts
         .manifest

@@ -119,6 +119,18 @@ pub fn start(
     result
 }
 
+/// Gives a container another name, mounted or not: its daemon knows it by its id.
+pub fn rename(store: &Store, old: &str, new: &str) -> Result<()> {
+    mount::check_name(new)?;
+    let record = find(store, old)?;
+    let _lock = lock(store, &record)?;
+    let record = find(store, &record.id)?;
+    if record.name == new {
+        return Err(EngineError::failed(format!("the container has the name {new} already")));
+    }
+    store.rename_container(&record, new).or_fail(|| format!("cannot rename {old}"))
+}
+
 /// Is this the first mount of the container?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {

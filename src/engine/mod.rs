@@ -3,6 +3,7 @@
 //! and the filesystem. It plans first, then applies; it never prints.
 
 pub mod assemble;
+pub mod commit;
 pub mod config;
 pub mod control;
 pub mod copy;
@@ -12,6 +13,7 @@ pub mod ending;
 pub mod error;
 pub mod export;
 pub mod filling;
+pub mod filter;
 pub mod fuzz;
 pub mod host;
 pub mod image;
@@ -27,9 +29,11 @@ pub mod mount;
 pub mod names;
 pub mod pack;
 pub mod populate;
+pub mod save;
 pub mod settings;
 pub mod spec;
 pub mod state;
+pub mod system;
 pub mod unpack;
 pub mod users;
 pub mod volumes;

@@ -74,13 +74,7 @@ pub fn plan(
     progress: &dyn Progress,
 ) -> Result<Plan> {
     let settings = &request.settings;
-    if let Some(name) = &settings.name
-        && !spec::is_valid_name(name)
-    {
-        return Err(EngineError::usage(format!(
-            "\"{name}\" is not a container name: names match [a-zA-Z0-9][a-zA-Z0-9_.-]*"
-        )));
-    }
+    settings.name.as_deref().map_or(Ok(()), check_name)?;
     let specs = spec::order(settings.mounts.clone()).map_err(|e| EngineError::usage(e.to_string()))?;
     let (uids, gids) = settings.id_maps(host::caller())?;
 
@@ -140,6 +134,15 @@ pub fn plan(
     Ok(Plan { store, record, in_use })
 }
 
+/// Can a container be called so?
+pub fn check_name(name: &str) -> Result<()> {
+    if spec::is_valid_name(name) {
+        return Ok(());
+    }
+    let what = format!("\"{name}\" is not a container name: names match [a-zA-Z0-9][a-zA-Z0-9_.-]*");
+    Err(EngineError::usage(what))
+}
+
 type Resolved = (Option<crate::model::Digest>, Option<String>, Vec<LayerRecord>);
 
 fn resolve_origin(store: &Store, origin: &Origin, purpose: Purpose, progress: &dyn Progress) -> Result<Resolved> {
@@ -171,11 +174,12 @@ fn resolve_origin(store: &Store, origin: &Origin, purpose: Purpose, progress: &d
     }
 }
 
-/// What `--dry-run` prints.
-pub fn describe(record: &ContainerRecord) -> Vec<String> {
+/// What `--dry-run` prints: the steps of a mount, in their order.
+pub fn describe(store: &Store, record: &ContainerRecord) -> Result<Vec<String>> {
     let mut steps = Vec::new();
     if let Some(image) = &record.image_name {
-        steps.push(format!("image {image}"));
+        let is_loaded = record.image.is_some();
+        steps.push(if is_loaded { format!("image {image}") } else { format!("load the image {image}") });
     }
     for layer in &record.layers {
         steps.push(format!("layer {}", String::from(layer.clone())));
@@ -186,20 +190,26 @@ pub fn describe(record: &ContainerRecord) -> Vec<String> {
     });
     for mount in &record.mounts {
         let what = match &mount.source {
-            MountSource::Volume { is_anonymous: true, .. } => "anonymous volume".to_owned(),
-            MountSource::Volume { name, .. } => format!("volume {name}"),
-            MountSource::Bind { path, .. } => format!("bind {path}"),
+            MountSource::Volume { is_anonymous: true, .. } => "make an anonymous volume".to_owned(),
+            MountSource::Volume { name, .. } => {
+                let found = store.load_volume(name).or_fail(|| format!("cannot read the volume {name}"))?;
+                let make = if found.is_none() { "make the " } else { "" };
+                format!("{make}volume {name}")
+            }
+            MountSource::Bind { path, is_created } => {
+                let make = if *is_created && !Path::new(path).exists() { "make the directory and " } else { "" };
+                format!("{make}bind {path}")
+            }
             MountSource::Tmpfs { .. } => "tmpfs".to_owned(),
         };
-        steps.push(format!("{what} at {}{}", mount.target, if mount.read_only { " (read-only)" } else { "" }));
+        let mode = if mount.read_only { " (read-only)" } else { "" };
+        steps.push(format!("{what} at {}{mode}", mount.target));
     }
     let mountpoint = record.mountpoint.as_deref().unwrap_or("");
-    steps.push(format!(
-        "mount {} at {mountpoint}{}",
-        record.name,
-        if record.rm { ", discarded at unmount" } else { "" }
-    ));
-    steps
+    let mode = if record.read_only { " read-only" } else { "" };
+    let end = if record.rm { ", discarded at unmount" } else { "" };
+    steps.push(format!("mount {} at {mountpoint}{mode}{end}", record.name));
+    Ok(steps)
 }
 
 fn text(path: &Path) -> Result<String> {

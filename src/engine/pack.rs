@@ -24,6 +24,17 @@ use super::{EngineError, OrFail, Result};
 /// Files from this size on are looked through for holes.
 const HOLES_FROM: u64 = 32 << 10;
 
+/// What is written of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it, for whoever unpacks it.
+    Whole,
+    /// All of it, as a layer.
+    Layer,
+    /// What has changed against its layers, as a layer with whiteouts.
+    Changes,
+}
+
 /// What becomes of holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holes {
@@ -49,8 +60,8 @@ pub struct Plan<'a> {
     pub fs: &'a Fs,
     /// Its layers alone.
     pub layers: Option<&'a Fs>,
-    /// Only what has changed against the layers, with whiteouts.
-    pub is_delta: bool,
+    /// What is written of it.
+    pub extent: Extent,
     /// Only what lies at this path, and directories on the way that the layers lack.
     pub only: Vec<Vec<u8>>,
     /// What becomes of holes.
@@ -67,12 +78,18 @@ impl<'a> Plan<'a> {
         Plan {
             fs,
             layers: None,
-            is_delta: false,
+            extent: Extent::Whole,
             only: Vec::new(),
             holes: Holes::Kept,
             owners: OwnersFrom::Tree,
             latest: None,
         }
+    }
+}
+
+impl Plan<'_> {
+    fn is_delta(&self) -> bool {
+        self.extent == Extent::Changes
     }
 }
 
@@ -120,7 +137,7 @@ struct Packer<'p, 'a, W> {
 
 impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
     fn new(plan: &'p Plan<'a>, out: W) -> Self {
-        let has_groups = plan.is_delta && plan.fs.has_link_groups();
+        let has_groups = plan.is_delta() && plan.fs.has_link_groups();
         Packer { plan, tar: TarWriter::new(out), links: HashMap::new(), has_groups, buffer: vec![0; 1 << 20] }
     }
 
@@ -136,8 +153,8 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             (Some((below, _)), OwnersFrom::Layers) => (below.uid, below.gid),
             _ => (attr.uid, attr.gid),
         };
-        let is_same = below.is_some_and(|(b, _)| (b.perm, (b.uid, b.gid)) == (attr.perm, owner));
-        if !plan.is_delta || (plan.only.is_empty() && !is_same) {
+        let is_same = below.is_some_and(|(b, _)| (b.perm, (b.uid, b.gid), b.mtime) == (attr.perm, owner, attr.mtime));
+        if !plan.is_delta() || (plan.only.is_empty() && !is_same) {
             self.member(NodeId::ROOT, b".", &attr, owner)?;
         }
         let below = plan.layers.map(|_| NodeId::ROOT);
@@ -194,12 +211,12 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             (_, true) => parent_owner,
         };
         let layer_dir = below.as_ref().filter(|b| b.attr.kind == Kind::Dir).map(|b| b.id);
-        let is_changed = !plan.is_delta || is_own || below.as_ref().is_none_or(|b| b.attr.ino != attr.ino);
+        let is_changed = !plan.is_delta() || is_own || below.as_ref().is_none_or(|b| b.attr.ino != attr.ino);
         // Directories on the way to what alone was asked for.
         let is_on_the_way = depth < plan.only.len();
-        if is_changed && !(plan.is_delta && is_on_the_way && layer_dir.is_some()) {
+        if is_changed && !(plan.is_delta() && is_on_the_way && layer_dir.is_some()) {
             match attr.kind {
-                Kind::Socket if plan.is_delta && below.is_some() => {
+                Kind::Socket if plan.is_delta() && below.is_some() => {
                     self.mark(parent_of(path), OCI_PREFIX, name_of(path))?
                 }
                 Kind::Socket => log::info!("/{} is a socket, which no archive can hold", shown(path)),
@@ -210,7 +227,7 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             return Ok(None);
         }
         let mut layer_dir = layer_dir;
-        if plan.is_delta
+        if plan.is_delta()
             && !is_on_the_way
             && let (Some(dir), Some(layers)) = (layer_dir, plan.layers)
             && !plan.fs.has_layers(found.id).or_fail(what)?
@@ -237,7 +254,7 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
         let is_wanted = |name: &NameBuf| plan.only.get(depth).is_none_or(|only| name.as_name().bytes() == only);
         let mut rest = list(plan.fs, dir).or_fail(what)?;
         rest.retain(is_wanted);
-        if let (true, Some(layers), Some(layer_dir)) = (plan.is_delta, plan.layers, layer_dir) {
+        if let (true, Some(layers), Some(layer_dir)) = (plan.is_delta(), plan.layers, layer_dir) {
             for name in list(layers, layer_dir).or_fail(what)? {
                 if is_wanted(&name) && rest.binary_search(&name).is_err() {
                     self.mark(&path, OCI_PREFIX, name.as_name().bytes())?;
@@ -264,7 +281,7 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
     /// Writes one member with its content.
     fn member(&mut self, id: NodeId, path: &[u8], attr: &Attr, owner: (u32, u32)) -> Result<()> {
         let what = || format!("cannot read /{}", shown(path));
-        if self.plan.is_delta && name_of(path).starts_with(OCI_PREFIX) {
+        if self.plan.extent != Extent::Whole && name_of(path).starts_with(OCI_PREFIX) {
             return Err(EngineError::failed(format!(
                 "/{} cannot be put into an OCI layer, where names beginning with .wh. delete others",
                 shown(path)

@@ -95,6 +95,70 @@ impl Settings {
         }
     }
 
+    /// Everything that is said here, by the keys of the configuration files: one line per value of a list.
+    pub fn entries(&self) -> Vec<(&'static str, String)> {
+        // Taken apart, so that nobody forgets a new one here.
+        let Settings {
+            root,
+            log_level,
+            name,
+            upper,
+            mounts,
+            read_only,
+            rm,
+            labels,
+            owner,
+            uidmap,
+            gidmap,
+            stop_timeout,
+            allow_other,
+            io,
+            suid,
+            dev,
+            foreground,
+        } = self;
+        let mut entries = Vec::new();
+        let mut say = |key: &'static str, value: Option<String>| entries.extend(value.map(|value| (key, value)));
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let flag = |flag: &Option<bool>| flag.map(|flag| flag.to_string());
+        say("root", path(root));
+        say("log-level", log_level.map(|level| level.to_string().to_lowercase()));
+        say("name", name.clone());
+        say("upper", path(upper));
+        for mount in mounts {
+            say("mount", serde_json::to_string(mount).ok());
+        }
+        say("read-only", flag(read_only));
+        say("rm", flag(rm));
+        for (key, value) in labels {
+            say("label", Some(format!("{key}={value}")));
+        }
+        say(
+            "owner",
+            owner.map(|owner| match owner {
+                Owner::Me => "me".to_owned(),
+                Owner::Ids { uid, gid } => format!("{uid}:{gid}"),
+            }),
+        );
+        for (key, ranges) in [("uidmap", uidmap), ("gidmap", gidmap)] {
+            for range in ranges {
+                say(key, Some(format!("{}:{}:{}", range.inner, range.outer, range.count)));
+            }
+        }
+        say("stop-timeout", stop_timeout.map(|time| format!("{}s", time.as_secs_f64())));
+        say("allow-other", flag(allow_other));
+        say("io", io.map(|io| io.word().to_owned()));
+        say("suid", flag(suid));
+        say("dev", flag(dev));
+        say("foreground", flag(foreground));
+        entries
+    }
+
+    /// Do the values of a key add up, rather than the later one win?
+    pub fn is_list(key: &str) -> bool {
+        ["mount", "label", "uidmap", "gidmap"].contains(&key)
+    }
+
     /// The id maps of these settings for a caller with these ids: users, then groups.
     ///
     /// A single one of `--uidmap` and `--gidmap` speaks for both, as with podman.

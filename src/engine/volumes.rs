@@ -9,6 +9,7 @@ use crate::store::container::{OwnershipForm, new_id};
 use crate::store::volume::VolumeRecord;
 use crate::store::{Store, StoreError, Wait};
 
+use super::filter::LabelFilter;
 use super::{EngineError, OrFail, Result, host, spec};
 
 /// What `volume create` was asked for.
@@ -127,15 +128,8 @@ pub fn remove(store: &Store, name: &str) -> Result<()> {
 pub enum Filter {
     /// The name contains this.
     Name(String),
-    /// It has (or has not) a label, with this value if one is given.
-    Label {
-        /// The label.
-        key: String,
-        /// Its value, if it matters.
-        value: Option<String>,
-        /// Has it, or has it not?
-        is_wanted: bool,
-    },
+    /// It has (or has not) a label.
+    Label(LabelFilter),
     /// No container uses it (or one does).
     Dangling(bool),
     /// The driver's name.
@@ -147,12 +141,11 @@ pub fn parse_filter(text: &str) -> Result<Filter> {
     let bad =
         || EngineError::usage(format!("invalid filter '{text}': write name=, label=, label!=, dangling= or driver="));
     let (key, value) = text.split_once('=').ok_or_else(bad)?;
+    if let Some(label) = LabelFilter::parse(key, value) {
+        return Ok(Filter::Label(label));
+    }
     Ok(match key {
         "name" => Filter::Name(value.to_owned()),
-        "label" | "label!" => {
-            let (label, wanted) = value.split_once('=').map_or((value, None), |(k, v)| (k, Some(v.to_owned())));
-            Filter::Label { key: label.to_owned(), value: wanted, is_wanted: key == "label" }
-        }
         "dangling" => Filter::Dangling(match value {
             "true" | "1" => true,
             "false" | "0" => false,
@@ -167,10 +160,7 @@ impl Filter {
     fn is_met(&self, volume: &VolumeRecord, is_used: bool) -> bool {
         match self {
             Filter::Name(part) => volume.name.contains(part.as_str()),
-            Filter::Label { key, value, is_wanted } => {
-                let has = volume.labels.get(key).is_some_and(|v| value.as_ref().is_none_or(|wanted| wanted == v));
-                has == *is_wanted
-            }
+            Filter::Label(label) => label.is_met(&volume.labels),
             Filter::Dangling(wanted) => *wanted != is_used,
             Filter::Driver(name) => name == "local",
         }

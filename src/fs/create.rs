@@ -114,6 +114,14 @@ impl Fs {
             Ok(attr) => Ok(Made { node, attr, file }),
             Err(error) => {
                 self.forget(node.id(), 1);
+                // Without its lists it would be open to others than its directory says.
+                let removed = match new.kind {
+                    Kind::Dir => self.rmdir(parent.id(), name),
+                    _ => self.unlink(parent.id(), name),
+                };
+                if let Err(error) = removed {
+                    log::warn!("{name:?} could not be removed again: {error}");
+                }
                 Err(error)
             }
         }

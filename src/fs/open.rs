@@ -136,6 +136,7 @@ impl Fs {
             None if changes => Some(self.reach_writable(&node, Extent::Whole)?),
             _ => None,
         };
+        let is_emptied = emptied.is_some();
         let mut opens = lock(&node.opens);
         let content = match (emptied, place) {
             (Some(file), _) => Content::Writable(file),
@@ -144,7 +145,7 @@ impl Fs {
         };
         let (io, backing) = self.choose(&node, &mut opens, &content, flags, transport)?;
         if let (true, Content::Writable(file)) = (flags.truncate, &content) {
-            let cut = rustix::fs::ftruncate(&**file, 0).map_err(FsError::from);
+            let cut = if is_emptied { Ok(()) } else { rustix::fs::ftruncate(&**file, 0).map_err(FsError::from) };
             let place = Place::Fd(Arc::clone(file));
             if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, &place, flags.clears_set_id)) {
                 if let Some(number) = close(&mut opens, io) {

@@ -89,6 +89,18 @@ fn check_layer_type(media_type: &str) -> Result<(), String> {
     }
 }
 
+/// The OCI media type of a layer that may have one of Docker's.
+pub fn oci_layer_type(media_type: &str) -> String {
+    let docker =
+        ["application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar"];
+    match docker.iter().find_map(|known| media_type.strip_prefix(known)) {
+        Some("") => OCI_LAYER.to_owned(),
+        Some(".gzip" | "+gzip") => format!("{OCI_LAYER}+gzip"),
+        Some(".zstd" | "+zstd") => format!("{OCI_LAYER}+zstd"),
+        _ => media_type.to_owned(),
+    }
+}
+
 /// What we need of a configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -220,6 +232,17 @@ mod tests {
         ] {
             let bytes = make_manifest(&blob(1, OCI_CONFIG), &[blob(2, media_type)]);
             assert_eq!(parse_manifest(&bytes).is_ok(), is_known, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn dockers_layer_types_have_an_oci_name() {
+        for (docker, oci) in [
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip"),
+            ("application/vnd.docker.image.rootfs.diff.tar", OCI_LAYER),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", "application/vnd.oci.image.layer.v1.tar+zstd"),
+        ] {
+            assert_eq!(oci_layer_type(docker), oci);
         }
     }
 

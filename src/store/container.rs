@@ -250,14 +250,7 @@ impl Store {
     ///
     /// Errors: `NameTaken` when another container has the name.
     pub fn create_container(&self, record: &ContainerRecord) -> Result<(), StoreError> {
-        let _names = self.lock_record("names", "containers", Wait::Block)?;
-        if let Some(other) = self.list_containers()?.whole.into_iter().find(|c| c.name == record.name) {
-            return Err(StoreError::NameTaken {
-                kind: "container",
-                name: record.name.clone(),
-                path: self.container_dir(&other.id),
-            });
-        }
+        let _names = self.lock_free_name(&record.name)?;
         let dir = self.container_dir(&record.id);
         fs::DirBuilder::new().mode(0o700).create(&dir).writing("create", &dir)?;
         let written = self.save_container(record);
@@ -267,6 +260,27 @@ impl Store {
             log::warn!("cannot remove {}: {e}", dir.display());
         }
         written
+    }
+
+    /// Gives a container another name. Call it under [`Store::lock_container`].
+    ///
+    /// Errors: `NameTaken` when a container has the name.
+    pub fn rename_container(&self, record: &ContainerRecord, name: &str) -> Result<(), StoreError> {
+        let _names = self.lock_free_name(name)?;
+        self.save_container(&ContainerRecord { name: name.to_owned(), ..record.clone() })
+    }
+
+    /// The lock of all names, when this one is free.
+    fn lock_free_name(&self, name: &str) -> Result<Lock, StoreError> {
+        let names = self.lock_record("names", "containers", Wait::Block)?;
+        match self.list_containers()?.whole.into_iter().find(|c| c.name == name) {
+            None => Ok(names),
+            Some(other) => Err(StoreError::NameTaken {
+                kind: "container",
+                name: name.to_owned(),
+                path: self.container_dir(&other.id),
+            }),
+        }
     }
 
     /// Replaces the record. Call it under [`Store::lock_container`].
@@ -445,8 +459,12 @@ pub(crate) mod tests {
         assert!(store.find_container("o").unwrap_err().is_not_found());
         assert!(matches!(store.create_container(&record("one")), Err(StoreError::NameTaken { .. })));
         assert_eq!(store.load_containers().unwrap().len(), 2);
-        store.remove_container(&one.id).unwrap();
+        assert!(matches!(store.rename_container(&one, "two"), Err(StoreError::NameTaken { .. })));
+        store.rename_container(&one, "three").unwrap();
+        assert_eq!(store.find_container("three").unwrap().id, one.id);
         assert!(store.find_container("one").is_err());
+        store.remove_container(&one.id).unwrap();
+        assert!(store.find_container("three").is_err());
     }
 
     #[test]

@@ -72,6 +72,21 @@ impl Store {
         Ok(Removed { untagged: image.names, deleted: Some(image.manifest), bytes })
     }
 
+    /// Removes images that no container needs: those without a name, and with `is_all` the others too; then all that
+    /// nobody needs any more. Answers the images, and how many bytes are free.
+    pub fn prune_images(&self, is_all: bool) -> Result<(Vec<Image>, u64), StoreError> {
+        let _lock = self.lock(Mode::Exclusive, Wait::Block)?;
+        let mut pruned = Vec::new();
+        for image in self.load_images()? {
+            if (is_all || image.names.is_empty()) && self.containers_of(&image)?.is_empty() {
+                self.forget_image(&image.manifest)?;
+                pruned.push(image);
+            }
+        }
+        let bytes = self.collect()?;
+        Ok((pruned, bytes))
+    }
+
     /// The containers that need the image, as `container NAME`.
     fn containers_of(&self, image: &Image) -> Result<Vec<String>, StoreError> {
         let containers = self.load_containers()?.into_iter().filter(|c| c.image == Some(image.manifest));

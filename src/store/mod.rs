@@ -255,6 +255,21 @@ impl Store {
         Ok(())
     }
 
+    /// Removes what crashes have left in the trash.
+    pub fn clear_trash(&self) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let trash = self.layout.trash();
+        for entry in fs::read_dir(&trash).reading("list", &trash)? {
+            let path = entry.reading("list", &trash)?.path();
+            match fs::remove_dir_all(&path) {
+                // Another command empties the trash at the same time.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                other => other.writing("remove", &path)?,
+            }
+        }
+        Ok(())
+    }
+
     /// An error unless the store was opened for writing.
     pub fn check_writable(&self) -> Result<(), StoreError> {
         match self.access {

@@ -37,6 +37,13 @@ impl Tree {
                 let place = self.hold(node)?.ok_or(FsError::Stale)?;
                 match upper.reader().metacopy_at(&place)? {
                     None => return Ok(Whereabouts::Upper),
+                    // A crash came between its truncation and the end of its mark: what the size says has happened.
+                    Some(_) if place.stat()?.st_size == 0 => {
+                        if !branch.is_read_only() {
+                            upper.clear_metacopy(&place)?;
+                        }
+                        return Ok(Whereabouts::Upper);
+                    }
                     Some(mark) => (mark, 0),
                 }
             }

@@ -162,7 +162,10 @@ impl Staged<'_> {
             // A directory cannot replace a file: they change places, and the whiteout goes with the staging.
             _ => {
                 exchange(&stage_fd, staged.as_name(), &dir_fd, name)?;
-                recover::remove(&self.work.stage, staged.as_name())?;
+                // It has happened: what was there goes now, or else with the next mount.
+                if let Err(error) = recover::remove(&self.work.stage, staged.as_name()) {
+                    log::warn!("what stood at {name:?} could not be removed: {error}");
+                }
             }
         }
         self.form = Form::Published;

@@ -143,7 +143,7 @@ pub fn stage_layer(shared: &Shared<'_>, pool: Pool, source: LayerSource<'_>) -> 
 }
 
 /// A panic of a thread is one of ours: it goes on.
-fn joined<T>(result: std::thread::Result<T>) -> T {
+pub(super) fn joined<T>(result: std::thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,10 +22,10 @@ use crate::model::sync::lock;
 use crate::oci::archive::Archive;
 use crate::oci::layout::{Files, SourceImage, SourceLayer, find_docker, find_oci};
 use crate::oci::reference::{DEFAULT_TAG, ImageName, Source};
-use crate::oci::spec::{BlobRef, OCI_LAYER, OCI_MANIFEST, make_manifest};
+use crate::oci::spec::{BlobRef, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, make_manifest};
 use crate::store::blob::StagedBlob;
 use crate::store::object::ObjectBatch;
-use crate::store::{Existing, Mode, Publication, Store, StoreError, Wait};
+use crate::store::{Existing, Lock, Mode, Publication, Store, StoreError, Wait};
 
 pub mod layer;
 pub mod pipe;
@@ -108,12 +108,30 @@ pub fn load_image(
     {
         return Err(EngineError::failed(format!("the image has the digest {}, not {wanted}", manifest.digest)));
     }
+    let whole =
+        Whole { layers: &staged.layers, objects: &staged.objects, config: &image.config.1, manifest, bytes, names };
+    publish_image(store, staging.path(), load, whole)
+}
+
+/// An image of which nothing is missing: what the store lacks of it is staged.
+struct Whole<'a> {
+    layers: &'a [StagedLayer],
+    objects: &'a ObjectBatch,
+    config: &'a [u8],
+    manifest: BlobRef,
+    /// The manifest itself.
+    bytes: Vec<u8>,
+    names: Vec<String>,
+}
+
+/// Moves an image into place and names it; all or nothing.
+fn publish_image(store: &Store, staging: &Path, load: Lock, image: Whole<'_>) -> Result<Loaded> {
     let what = || "cannot store an image";
-    let config = StagedBlob::of(staging.path(), "config", &image.config.1).or_fail(what)?;
-    let root = StagedBlob::of(staging.path(), "manifest", &bytes).or_fail(what)?;
+    let config = StagedBlob::of(staging, "config", image.config).or_fail(what)?;
+    let root = StagedBlob::of(staging, "manifest", &image.bytes).or_fail(what)?;
     let mut publication = store.publish(load).or_fail(what)?;
-    staged.objects.publish(&mut publication).or_fail(what)?;
-    for layer in &staged.layers {
+    image.objects.publish(&mut publication).or_fail(what)?;
+    for layer in image.layers {
         publish_layer(store, layer, Existing::Replace, &mut publication)?;
         if let Some(blob) = &layer.blob {
             blob.publish(store, &mut publication).or_fail(what)?;
@@ -123,17 +141,80 @@ pub fn load_image(
         blob.publish(store, &mut publication).or_fail(what)?;
     }
     store.sync().or_fail(what)?;
-    if let Err(error) = store.name_image(&manifest, &names) {
+    if let Err(error) = store.name_image(&image.manifest, &image.names) {
         // The line may be written and only its last sync have failed: then the image must stay whole.
         match store.load_images() {
-            Ok(images) if images.iter().all(|i| i.manifest != manifest.digest) => {}
+            Ok(images) if images.iter().all(|i| i.manifest != image.manifest.digest) => {}
             Err(StoreError::Damaged { .. }) => {}
             _ => publication.commit(),
         }
         return Err(EngineError::failed("cannot name an image").because(error));
     }
     publication.commit();
-    Ok(Loaded { manifest: manifest.digest, names })
+    Ok(Loaded { manifest: image.manifest.digest, names: image.names })
+}
+
+/// A layer that is being written, and the image that it makes.
+pub struct NewLayer<'a> {
+    /// The layers below it.
+    pub below: Vec<BlobRef>,
+    /// Writes it, maybe compressed.
+    pub write: Box<dyn FnOnce(io::PipeWriter) -> Result<()> + Send + 'a>,
+    /// Its media type.
+    pub media_type: String,
+    /// The image's configuration, given the digest of the layer's uncompressed tar.
+    pub configure: Box<dyn FnOnce(Digest) -> Result<Vec<u8>> + 'a>,
+    /// The image's names, `NAME:TAG`.
+    pub names: Vec<String>,
+}
+
+/// Stores a new layer and the image that it makes with those below it, as a load would.
+pub fn store_layer(store: &Store, new: NewLayer<'_>) -> Result<Loaded> {
+    let _lock = store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot lock the store")?;
+    let load = store.lock_loads().or_fail(|| "cannot lock the store")?;
+    let staging = store.stage("layer").or_fail(|| "cannot store a layer")?;
+    let (reader, writer) = io::pipe().or_fail(|| "cannot make a pipe")?;
+    let reader = Mutex::new(Some(reader));
+    let open = |number: usize| -> Result<LayerSource<'static>> {
+        let reader = lock(&reader).take().ok_or_else(|| EngineError::failed("a layer is read once"))?;
+        let label = "the new layer".to_owned();
+        Ok(LayerSource { number, label, reader: Box::new(reader), blob: None, diff_id: None, is_blob_kept: true })
+    };
+    // It is of our own making, whatever its size.
+    let limits = Limits {
+        max_entries: u64::MAX,
+        max_depth: u32::MAX,
+        max_xattr_bytes: 4 << 20,
+        max_unpacked: u64::MAX,
+        ..Limits::default()
+    };
+    let (written, staged) = std::thread::scope(|scope| {
+        let writing = scope.spawn(move || (new.write)(writer));
+        let staged = stage_all(store, staging.path(), 1, &open, &limits, &Silent);
+        // Nobody reads any more: the writer must not wait for ever.
+        drop(lock(&reader).take());
+        (layer::joined(writing.join()), staged)
+    });
+    let (layers, objects) = match (written, staged) {
+        // When the store cannot take it, the writer only knows that nobody reads.
+        (Err(written), Err(staged)) => return Err(if written.is_broken_pipe() { staged } else { written }),
+        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
+        (Ok(()), Ok(staged)) => staged,
+    };
+    let layer = layers.first().ok_or_else(|| EngineError::failed("there is no layer"))?;
+    let blob = layer.blob.as_ref().ok_or_else(|| EngineError::failed("the layer has no blob"))?;
+    let config = (new.configure)(layer.diff_id)?;
+    let mut all = new.below;
+    all.push(BlobRef { digest: blob.digest, size: blob.size, media_type: new.media_type });
+    let of = |bytes: &[u8], media_type: &str| BlobRef {
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        media_type: media_type.to_owned(),
+    };
+    let bytes = make_manifest(&of(&config, OCI_CONFIG), &all);
+    let manifest = of(&bytes, OCI_MANIFEST);
+    let whole = Whole { layers: &layers, objects: &objects, config: &config, manifest, bytes, names: new.names };
+    publish_image(store, staging.path(), load, whole)
 }
 
 /// Is the image of a layout in the store already, whole and under its names? Then there is nothing to do.

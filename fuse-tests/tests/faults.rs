@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What happens when a change stops in the middle: every system call that an operation makes fails once, with the errors
+//! of a full, limited or broken disk, and the daemon is killed before each of them (strace injects both).
+//!
+//! An operation that fails has changed nothing; one that does not has changed everything; after a kill it is one of the
+//! two. Neither the work directory nor the tree keeps rubbish, and the operation can be done afterwards.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fuse_tests::cli::{bare, run};
+use fuse_tests::driver::{lower, patiently};
+use fuse_tests::identity::has_program;
+use fuse_tests::layers::Convention;
+use fuse_tests::sandbox::unmount;
+use fuse_tests::world::{list, needs_root};
+use fuse_tests::{Compare, LayerSpec, Sandbox, Tree, host, skip};
+
+/// The calls that change something.
+const CHANGES: &str = "ftruncate,copy_file_range,fsync,setxattr,lsetxattr,removexattr,lremovexattr,linkat,fchownat,\
+    chmod,utimensat,mkdirat,mknodat,renameat,renameat2,unlinkat,symlinkat,pwrite64";
+/// An overlay whose daemon can be made to fail.
+struct Fault {
+    sandbox: Sandbox,
+}
+
+impl Fault {
+    fn new() -> Fault {
+        let fault = Fault { sandbox: Sandbox::new() };
+        let mut layer = LayerSpec::new();
+        layer.dir("d").mode(0o2775);
+        layer.dir("d/e").mode(0o700).xattr("user.note", "dir");
+        layer.file("d/e/small", "old content").mode(0o640).owner(7, 8).xattr("user.note", "file");
+        layer.file("d/big", vec![b'b'; 300_000]).mode(0o755);
+        layer.file("d/one", "linked");
+        layer.hardlink("d/e/two", "d/one");
+        layer.hardlink("three", "d/one");
+        layer.symlink("d/link", "target");
+        layer.dir("empty");
+        layer.file("gone", "g");
+        lower(&fault.sandbox, "1", &layer, Convention::Trusted);
+        for dir in ["upper", "work", "merged"] {
+            fault.sandbox.dir(dir);
+        }
+        fault
+    }
+
+    fn target(&self) -> std::path::PathBuf {
+        self.sandbox.path("merged")
+    }
+
+    fn mount(&self) {
+        let path = |name: &str| self.sandbox.path(name).display().to_string();
+        let options = format!("lowerdir={},upperdir={},workdir={}", path("lower/1"), path("upper"), path("work"));
+        patiently(|| {
+            let outcome = run(&self.sandbox, bare(&self.sandbox).args(["overlay", "-o", &options]).arg(self.target()));
+            if outcome.code != 0 && outcome.stderr.contains("busy") { Err(outcome.stderr) } else { Ok(outcome) }
+        })
+        .expect("mount")
+        .ok();
+    }
+
+    fn unmount(&self, is_dead: bool) {
+        patiently(|| unmount(&self.target(), is_dead)).expect("umount");
+        self.sandbox.wait_for_processes(Duration::from_secs(60)).expect("the daemon ends");
+    }
+
+    fn daemon(&self) -> u32 {
+        let found: Vec<_> = self.sandbox.processes().into_iter().filter(|(_, line)| line.contains("overlay")).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].0
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::take(&self.target())
+    }
+
+    fn has_no_rubbish(&self, when: &str) {
+        assert_eq!(list(self.sandbox.path("work/work")), Vec::<String>::new(), "{when}: staged things stay");
+    }
+}
+
+/// strace on a daemon.
+struct Injection {
+    strace: Child,
+    /// It speaks of every new thread, and must be heard.
+    _said: BufReader<ChildStderr>,
+    log: std::path::PathBuf,
+}
+
+impl Injection {
+    /// `what` happens at `call`, and all calls of [`CHANGES`] are written down.
+    fn new(fault: &Fault, call: Option<&Call>, what: &str) -> Injection {
+        let log = fault.sandbox.path("strace.log");
+        let pid = fault.daemon().to_string();
+        let inject = call.map(|(name, which)| format!("inject={name}:{what}:when={which}"));
+        let mut strace = Command::new("strace")
+            .args(["-f", "-p", &pid, "-e", &format!("trace={CHANGES}")])
+            .args(inject.iter().flat_map(|inject| ["-e", inject]))
+            .arg("-o")
+            .arg(&log)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace");
+        let mut said = BufReader::new(strace.stderr.take().expect("stderr"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("strace speaks");
+        assert!(line.contains("attached"), "strace: {line}");
+        Injection { strace, _said: said, log }
+    }
+
+    /// Lets go; what it saw.
+    fn end(mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.strace);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our child");
+        // It does not always notice the end of what it traced.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.strace.try_wait().expect("our child").is_none() {
+            if Instant::now() > deadline {
+                self.strace.kill().expect("our child");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// One system call of an operation: its name, and which of that name.
+type Call = (String, u32);
+
+/// The calls in a log of strace.
+fn calls(log: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    for line in log.lines().filter(|line| !line.contains("resumed>")) {
+        let Some((name, _)) = line.split_whitespace().nth(1).and_then(|call| call.split_once('(')) else { continue };
+        let count = calls.iter().filter(|(known, _)| known == name).count();
+        calls.push((name.to_owned(), u32::try_from(count).expect("few") + 1));
+    }
+    calls
+}
+
+/// Times of directories may be those of an attempt.
+const COMPARE: Compare = Compare { recent: 1_600_000_000, is_dir_mtime: false, is_root: false, ..Compare::ALL };
+
+/// After a kill: a file whose content was on its way has the time of that, and a count of links may still be that of
+/// before (never one too low).
+const KILLED: Compare = Compare { is_mtime: false, is_link_count: false, ..COMPARE };
+
+fn is_like(old: &Tree, tree: &Tree) -> bool {
+    std::panic::catch_unwind(|| old.assert_same(tree, KILLED, "")).is_ok()
+}
+
+/// An overlay on which `before` was done.
+fn prepared(before: &str) -> Fault {
+    let fault = Fault::new();
+    fault.mount();
+    host::sh(&fault.sandbox, &fault.target(), before).ok();
+    fault
+}
+
+/// The trees before and after `script` without faults, and the calls that the daemon makes for it.
+fn outcomes(before: &str, script: &str) -> (Tree, Tree, String) {
+    let fault = prepared(before);
+    let old = fault.tree();
+    let trace = has_program("strace").then(|| Injection::new(&fault, None, ""));
+    host::sh(&fault.sandbox, &fault.target(), script).ok();
+    let log = trace.map(Injection::end).unwrap_or_default();
+    let new = fault.tree();
+    fault.unmount(false);
+    (old, new, log)
+}
+
+fn sweep(before: &str, script: &str) {
+    fuse_tests::check(|| {
+        needs_root("strace on the daemon");
+        if !has_program("strace") {
+            skip("no strace on this machine");
+        }
+        let (old, new, log) = outcomes(before, script);
+        let calls = calls(&log);
+        assert!(!calls.is_empty(), "{script} changes nothing: {log}");
+        every_call_fails(before, script, &calls, (&old, &new));
+        killed_before_every_call(before, script, &calls, (&old, &new));
+    });
+}
+
+fn every_call_fails(before: &str, script: &str, calls: &[Call], (old, new): (&Tree, &Tree)) {
+    let mut fault = prepared(before);
+    for (number, call) in calls.iter().enumerate() {
+        let error = ["ENOSPC", "EIO", "EDQUOT"][number % 3];
+        let injection = Injection::new(&fault, Some(call), &format!("error={error}"));
+        let outcome = host::sh(&fault.sandbox, &fault.target(), script);
+        let log = injection.end();
+        let what = format!("{script:?} with {error} at {call:?}, ended with {}:\n{log}", outcome.code);
+        let wanted = if outcome.code == 0 { new } else { old };
+        // The operation has happened when links are counted: what fails then is told in the log.
+        let is_count = log.lines().any(|line| line.contains("overlay.nlink") && line.contains("INJECTED"));
+        let compare = Compare { is_link_count: !is_count, ..COMPARE };
+        wanted.assert_same(&fault.tree(), compare, &what);
+        // What cannot be removed goes with the next mount.
+        if call.0 != "unlinkat" {
+            fault.has_no_rubbish(&what);
+        }
+        if outcome.code == 0 || call.0 == "unlinkat" {
+            fault.unmount(false);
+            fault.mount();
+            fault.has_no_rubbish(&what);
+            wanted.assert_same(&fault.tree(), compare, &format!("{what}\nmounted again"));
+            fault.unmount(false);
+            fault = prepared(before);
+        }
+    }
+    host::sh(&fault.sandbox, &fault.target(), script).ok();
+    new.assert_same(&fault.tree(), COMPARE, &format!("{script:?} after all that failed"));
+    fault.unmount(false);
+}
+
+fn killed_before_every_call(before: &str, script: &str, calls: &[Call], (old, new): (&Tree, &Tree)) {
+    let mut fault = prepared(before);
+    for call in calls {
+        let injection = Injection::new(&fault, Some(call), "signal=KILL");
+        let outcome = host::sh(&fault.sandbox, &fault.target(), script);
+        let log = injection.end();
+        let what = format!("{script:?} killed before {call:?}, ended with {}:\n{log}", outcome.code);
+        // Which of two workers makes a call is not always the same.
+        let is_dead = log.contains("killed by SIGKILL");
+        fault.unmount(is_dead);
+        fault.mount();
+        fault.has_no_rubbish(&what);
+        let tree = fault.tree();
+        if outcome.code == 0 || !is_like(old, &tree) {
+            new.assert_same(&tree, KILLED, &what);
+            fault.unmount(false);
+            fault = prepared(before);
+        }
+    }
+    host::sh(&fault.sandbox, &fault.target(), script).ok();
+    new.assert_same(&fault.tree(), COMPARE, &format!("{script:?} after it was killed"));
+    fault.unmount(false);
+}
+
+macro_rules! sweeps {
+    ($($name:ident: $before:expr, $script:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                sweep($before, $script);
+            }
+        )*
+    };
+}
+
+sweeps! {
+    a_small_file_is_changed_in_place: "true", "echo new 1<>d/e/small";
+    a_small_file_is_truncated: "true", ": > d/e/small";
+    a_large_file_changes_its_mode: "true", "chmod 700 d/big";
+    a_large_file_gets_its_content: "chmod 700 d/big", "echo new 1<>d/big";
+    a_large_copy_is_truncated: "chmod 700 d/big", ": > d/big";
+    a_symlink_is_given_away: "true", "chown -h 5:6 d/link";
+    a_linked_file_is_changed: "true", "chmod 600 d/one";
+    a_name_of_a_group_goes: "true", "rm d/one";
+    a_name_of_a_copied_group_goes: "chmod 600 d/one", "rm three";
+    a_file_is_made_over_a_whiteout: "rm gone", "ln -s x gone";
+    a_file_goes: "true", "rm gone";
+    a_directory_is_made_over_a_whiteout: "rmdir empty", "mkdir empty";
+    a_directory_goes: "true", "rmdir empty";
+    a_directory_moves: "true", "mv d moved";
+    a_file_replaces_one: "true", "mv d/e/small gone";
+    a_large_file_gets_a_name: "true", "ln d/big d/e/other";
+}
+
+#[test]
+fn a_new_file_with_lists_is_whole_or_not_there() {
+    if !has_program("setfacl") {
+        return fuse_tests::check(|| skip("no setfacl on this machine"));
+    }
+    sweep("setfacl -d -m u:7:rwx d", "mkdir d/new");
+}
+
+/// The daemon may open so many files from now on.
+fn limit_files(pid: u32, count: u64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let limit = rustix::process::Rlimit { current: Some(count), maximum };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).expect("prlimit");
+}
+
+// Descriptors: whatever fails for want of them leaves the old file.
+#[test]
+fn an_operation_without_descriptors_changes_nothing() {
+    fuse_tests::check(|| {
+        for script in
+            [": > d/e/small", "echo new >> d/e/small", ": > d/big", "chmod 700 d/big", "rm d/one", "mv d moved"]
+        {
+            let (old, new, _) = outcomes("true", script);
+            for spare in 0.. {
+                let fault = Fault::new();
+                fault.mount();
+                let pid = fault.daemon();
+                let used = list(Path::new(&format!("/proc/{pid}/fd")));
+                let highest = used.iter().filter_map(|name| name.parse::<u64>().ok()).max().expect("descriptors");
+                limit_files(pid, highest + 1 + spare);
+                let outcome = host::sh(&fault.sandbox, &fault.target(), script);
+                limit_files(pid, highest + 1000);
+                let what = format!("{script:?} with {spare} spare descriptors, ended with {}", outcome.code);
+                let wanted = if outcome.code == 0 { &new } else { &old };
+                wanted.assert_same(&fault.tree(), COMPARE, &what);
+                fault.has_no_rubbish(&what);
+                fault.unmount(false);
+                if outcome.code == 0 {
+                    break;
+                }
+            }
+        }
+    });
+}
