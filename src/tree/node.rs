@@ -382,7 +382,8 @@ impl NodeTable {
     /// The known node of a key; no look-up is counted. A key may still name a node that the file had before it was
     /// re-homed.
     pub fn peek(&self, key: Key) -> Option<Arc<Node>> {
-        let known = self.with_value(*self.keys.get(&key)?)?;
+        let value = *self.keys.get(&key)?;
+        let known = self.with_value(value)?;
         let home = read(&known.state).homes.last().copied()?;
         if home == known.value() { Some(known) } else { self.with_value(home) }
     }
