@@ -20,11 +20,12 @@ pub fn sh_as(sandbox: &Sandbox, dir: &Path, uid: u32, gid: u32, script: &str) ->
     run(sandbox, Command::new("sh").args(["-euc", &script]).uid(uid).gid(gid).current_dir("/"))
 }
 
-/// A Python script in a directory: for calls that `std` lacks and that need no `unsafe` there.
+/// A Python script in a directory: for calls that `std` lacks and that need no `unsafe` there. `prelude.py` stands before
+/// it.
 pub fn python(sandbox: &Sandbox, dir: &Path, script: &str) -> Outcome {
     let program = if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" };
-    let prelude = "import errno, fcntl, mmap, os, stat, sys, time\n";
-    run(sandbox, Command::new(program).args(["-c", &format!("{prelude}{script}")]).current_dir(dir))
+    let script = format!("{}\n{script}", include_str!("prelude.py"));
+    run(sandbox, Command::new(program).args(["-c", &script]).current_dir(dir))
 }
 
 /// The errno of an operation that must fail.

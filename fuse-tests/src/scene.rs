@@ -213,6 +213,28 @@ impl Scene {
         host::python(&self.sandbox, &self.root(), script)
     }
 
+    /// A Python script in the merged directory must print what it prints in a plain directory of the host that holds the
+    /// same files (declared without marks), and both trees must be equal afterwards: the host's own filesystem is the
+    /// judge, in the place of kernel overlayfs where that deviates from it. Once in a scenario.
+    #[track_caller]
+    pub fn as_on_host(&mut self, script: &str) {
+        let host = self.sandbox.dir("host");
+        for layer in &self.layers {
+            layer.write_dir(&host, self.convention);
+        }
+        let expected = host::python(&self.sandbox, &host, script).ok();
+        let got = self.python(script).ok();
+        let differences = differing(&expected, &got);
+        if self.driver == Driver::KernelOverlay && !differences.is_empty() {
+            skip(format!("kernel overlayfs deviates from its host: {}", differences.replace('\n', " ")));
+        }
+        assert!(differences.is_empty(), "other than on the host (-):\n{differences}");
+        if self.driver.is_mlfs() {
+            Tree::take(&host).assert_same(&self.tree(), self.compare, "the host and mlfs after the same script");
+        }
+        self.is_judged = false;
+    }
+
     // What holds after every scenario; hands out the final tree.
     fn finish(&mut self) -> Tree {
         let before = self.tree();
@@ -232,6 +254,14 @@ impl Scene {
         }
         before
     }
+}
+
+// The lines that differ, those of `expected` behind a `-`.
+fn differing(expected: &str, got: &str) -> String {
+    let (expected, got): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), got.lines().collect());
+    let lines = expected.len().max(got.len());
+    let pairs = (0..lines).map(|at| (expected.get(at), got.get(at))).filter(|(a, b)| a != b);
+    pairs.map(|(a, b)| format!("- {}\n+ {}\n", a.unwrap_or(&""), b.unwrap_or(&""))).collect()
 }
 
 // In which form the kernel can read what mlfs has left in the upper. Why it cannot is printed.

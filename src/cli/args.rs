@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use super::fsck::FsckArgs;
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
 use super::mount::{MountArgs, StartArgs};
@@ -85,6 +86,8 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Check the store, its containers, volumes and uppers, and mend them
+    Fsck(FsckArgs),
     /// The store and the configuration
     #[command(subcommand)]
     System(SystemCommand),

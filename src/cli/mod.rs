@@ -18,6 +18,7 @@ use crate::store::{Access, Store};
 
 pub mod args;
 pub mod container;
+pub mod fsck;
 pub mod image;
 pub mod look;
 pub mod mount;
@@ -71,11 +72,12 @@ impl Context {
 
     /// The store.
     pub fn store(&self, access: Access) -> Result<Store> {
-        let root = match &self.settings.root {
-            Some(root) => root.clone(),
-            None => host::default_root()?,
-        };
-        Store::open(&root, access).or_fail(|| "cannot open the store")
+        Store::open(&self.root()?, access).or_fail(|| "cannot open the store")
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> Result<PathBuf> {
+        self.settings.root.clone().map_or_else(host::default_root, Ok)
     }
 }
 
@@ -180,6 +182,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Layers(args) => look::layers(&Context::new(&cli.global)?, &args)?,
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
+        Command::Fsck(args) => return fsck::run(&Context::new(&cli.global)?, &args),
         Command::System(command) => system::run(&Context::new(&cli.global)?, &command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }

@@ -119,7 +119,7 @@ impl ControlSocket {
     }
 
     fn bind_in(dirs: &[PathBuf], id: &str) -> Result<Self> {
-        let name = id.chars().take(16).collect::<String>() + ".sock";
+        let name = socket_name(id);
         let mut last = EngineError::failed("there is no folder for control sockets");
         for dir in dirs.iter().filter(|dir| dir.as_os_str().len() + 1 + name.len() <= PATH_MAX) {
             match Self::bind_at(dir, &name) {
@@ -186,6 +186,22 @@ impl ControlSocket {
     pub fn remove(self) {
         remove_socket(&self.path);
     }
+}
+
+/// Where the control socket of a container may be.
+pub fn sockets_of(id: &str) -> Vec<PathBuf> {
+    let dirs = socket_dirs().unwrap_or_default();
+    dirs.into_iter().map(|dir| dir.join(socket_name(id))).collect()
+}
+
+/// Is there a socket at this path?
+pub fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn socket_name(id: &str) -> String {
+    id.chars().take(16).collect::<String>() + ".sock"
 }
 
 /// Removes the name of a socket, and its folder when it was the last one in it.

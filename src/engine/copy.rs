@@ -342,8 +342,10 @@ pub(super) fn set_all(
         }
         other => drop(other?),
     }
+    // Nobody takes set-id bits from a copy.
+    let root = Caller { uid: 0, gid: 0, pid: 0 };
     for (name, value) in xattrs {
-        match target.setxattr(to, name, value, SetMode::Any) {
+        match target.setxattr(root, to, name, value, SetMode::Any) {
             // The host cannot hold it (trusted and security attributes without privilege): as `cp -a` does.
             Err(FsError::Perm | FsError::Unsupported) => {
                 log::warn!("the attribute {} could not be copied", String::from_utf8_lossy(name));

@@ -20,6 +20,7 @@ use crate::fs::{Follow, Fs};
 use crate::layer::Layer;
 use crate::model::ids::NodeId;
 use crate::model::{FsError, Kind};
+use crate::store::atomic::remove_tree;
 use crate::store::volume::VolumeRecord;
 use crate::store::{Store, Wait, atomic};
 use crate::sys::proc;
@@ -218,27 +219,6 @@ fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
             let at = if fs::symlink_metadata(from).is_ok() { from } else { to };
             fs::set_permissions(at, fs::Permissions::from_mode(mode))?;
             moved
-        }
-        other => other,
-    }
-}
-
-/// Removes a tree that we made, with directories that forbid it.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-            let mut dirs = vec![path.to_owned()];
-            while let Some(dir) = dirs.pop() {
-                fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-                for entry in fs::read_dir(&dir)? {
-                    let entry = entry?;
-                    if entry.file_type()?.is_dir() {
-                        dirs.push(entry.path());
-                    }
-                }
-            }
-            fs::remove_dir_all(path)
         }
         other => other,
     }

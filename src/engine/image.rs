@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Images and layers of the store, opened for mounting and looking.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::engine::load::rebuild_index;
@@ -10,7 +9,7 @@ use crate::layer::image::ImageLayer;
 use crate::model::Digest;
 use crate::oci::spec::BlobRef;
 use crate::store::image::ImageParts;
-use crate::store::{Access, Store, StoreError};
+use crate::store::{Access, Store, StoreError, plain};
 
 /// An image with its layers open.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ pub fn open_manifest(store: &Store, manifest: &Digest, name: String) -> Result<O
 pub fn open_stored_layer(store: &Store, diff_id: &Digest) -> Result<Arc<ImageLayer>> {
     let what = || format!("cannot open the layer {diff_id}");
     let path = store.layout().index(diff_id);
-    let file = File::open(&path).map_err(|e| StoreError::reading("open", &path, e)).or_fail(what)?;
+    let file = plain::open(&path).map_err(|e| StoreError::reading("open", &path, e)).or_fail(what)?;
     let layer = ImageLayer::open(&file, diff_id.to_string(), Arc::new(store.objects())).or_fail(what)?;
     if layer.diff_id() != *diff_id {
         return Err(EngineError::failed(what()).because(StoreError::damaged(&path, "it is of another layer")));

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is to be told about images, and their removal.
 
-use std::fs::File;
-
 use serde_json::Value;
 
 use crate::engine::{EngineError, OrFail, Result};
@@ -11,7 +9,7 @@ use crate::model::Digest;
 use crate::oci::spec::BlobRef;
 use crate::store::gc::{Force, Removed};
 use crate::store::image::Image;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, plain};
 
 /// An image, to be told.
 #[derive(Clone, Debug)]
@@ -58,7 +56,7 @@ pub fn facts(store: &Store, reference: &str) -> Result<ImageFacts> {
         .iter()
         .zip(&parts.config.diff_ids)
         .map(|(blob, diff_id)| {
-            let index = File::open(store.layout().index(diff_id));
+            let index = plain::open(&store.layout().index(diff_id));
             let stats = index.ok().and_then(|file| Index::read_stats(&file).ok());
             LayerFacts { diff_id: *diff_id, blob: blob.clone(), unpacked: stats.map(|s| s.unpacked) }
         })

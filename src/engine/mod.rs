@@ -14,6 +14,7 @@ pub mod error;
 pub mod export;
 pub mod filling;
 pub mod filter;
+pub mod fsck;
 pub mod fuzz;
 pub mod host;
 pub mod image;

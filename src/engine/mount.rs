@@ -361,7 +361,7 @@ fn check_upper_is_free(store: &Store, upper: &str) -> Result<()> {
 }
 
 /// How the upper keeps owners: as it did before, where it has been an upper already.
-fn upper_form(upper: Option<&str>, is_fixed: bool) -> Result<OwnershipForm> {
+pub(super) fn upper_form(upper: Option<&str>, is_fixed: bool) -> Result<OwnershipForm> {
     if is_fixed {
         return Ok(OwnershipForm::Fixed);
     }
@@ -420,12 +420,19 @@ fn resolve_mount(spec: MountSpec) -> Result<MountRecord> {
 /// Where the work directory of an upper is: beside it.
 pub fn work_of(store: &Store, record: &ContainerRecord) -> (PathBuf, PathBuf) {
     match &record.upper {
-        Some(upper) => (PathBuf::from(upper), PathBuf::from(format!("{upper}.work"))),
+        Some(upper) => (PathBuf::from(upper), work_beside(Path::new(upper))),
         None => {
             let dir = store.container_dir(&record.id);
             (dir.join(UPPER), dir.join(crate::store::container::WORK))
         }
     }
+}
+
+/// The work directory of an upper that a user names.
+pub fn work_beside(upper: &Path) -> PathBuf {
+    let mut name = upper.as_os_str().to_owned();
+    name.push(".work");
+    PathBuf::from(name)
 }
 
 /// Do two paths lie on one filesystem?

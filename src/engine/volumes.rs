@@ -10,7 +10,7 @@ use crate::store::volume::VolumeRecord;
 use crate::store::{Store, StoreError, Wait};
 
 use super::filter::LabelFilter;
-use super::{EngineError, OrFail, Result, host, spec};
+use super::{EngineError, OrFail, Result, spec};
 
 /// What `volume create` was asked for.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +27,7 @@ pub struct VolumeRequest {
 ///
 /// Native for real root and for a namespace with a range of ids; else in extended attributes.
 pub fn default_form() -> OwnershipForm {
-    let has_range = crate::sys::proc::count_user_ids() >= 65_536;
-    if host::caller().0 == 0 && has_range { OwnershipForm::Native } else { OwnershipForm::Override }
+    OwnershipForm::possible_here()
 }
 
 /// Makes a volume, or finds the one with the same name and options.

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::Fs;
 use crate::model::acl::{self, Acl};
-use crate::model::ids::{HandleId, NodeId};
+use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::sync::read;
 use crate::model::{Attr, FsError, Kind};
 use crate::sys::node::SetTime;
@@ -19,17 +19,8 @@ use crate::upper::Upper;
 use crate::upper::copy_up::Extent;
 use crate::upper::ownership::Stat;
 
-/// A mode without its set-id bits. Set-gid without group execution stays: it once meant mandatory locking.
-fn without_set_id(perm: u32) -> u32 {
-    const SETUID: u32 = 0o4000;
-    const SETGID: u32 = 0o2000;
-    const GROUP_EXEC: u32 = 0o010;
-    let is_group_locking = perm & (SETGID | GROUP_EXEC) == SETGID;
-    perm & if is_group_locking { !SETUID } else { !(SETUID | SETGID) }
-}
-
 /// What SETATTR asks for; `None` and `Keep` leave as is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
     pub perm: Option<u32>,
@@ -43,8 +34,8 @@ pub struct SetAttr {
     pub atime: SetTime,
     /// Modification time.
     pub mtime: SetTime,
-    /// Set-id bits and capabilities go: the content changes by somebody who may not keep them.
-    pub clears_set_id: bool,
+    /// Who has no right to keep set-id bits and capabilities over this change.
+    pub clears_for: Option<Caller>,
 }
 
 impl Default for SetAttr {
@@ -56,18 +47,28 @@ impl Default for SetAttr {
             size: None,
             atime: SetTime::Keep,
             mtime: SetTime::Keep,
-            clears_set_id: false,
+            clears_for: None,
         }
+    }
+}
+
+impl SetAttr {
+    /// Does it set nothing, not even a time?
+    fn is_nothing(&self) -> bool {
+        *self == SetAttr { clears_for: self.clears_for, ..SetAttr::default() }
     }
 }
 
 impl Fs {
     /// A place in the upper that leads to `node` and nothing else. One that others have removed or replaced in a shared
-    /// branch is reached through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
+    /// branch is reached through a file open on it, or held since it was looked up; without one it is `Stale`, and the kernel looks the name up again.
     pub(super) fn reach(&self, node: &Arc<Node>) -> Result<Option<Place>, FsError> {
         match self.tree.hold(node) {
             Err(FsError::Stale) if node.branch().is_shared() => {
-                let file = self.handles.find_file(node).ok_or(FsError::Stale)?;
+                let Some(file) = self.handles.find_file(node).or_else(|| self.held.find(node)) else {
+                    self.held.note_replaced();
+                    return Err(FsError::Stale);
+                };
                 let place = Place::Fd(file);
                 crate::model::sync::write(&node.state).upper = Some(place.clone());
                 Ok(Some(place))
@@ -105,6 +106,9 @@ impl Fs {
     pub fn setattr(&self, id: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<(Attr, Duration), FsError> {
         let node = self.tree.node(id)?;
         let branch = Arc::clone(node.branch());
+        if set.is_nothing() {
+            self.check_clearing(&node, set.clears_for)?;
+        }
         let extent = if set.size.is_some() { Extent::Whole } else { Extent::Metadata };
         // Ids that have no place in the map are refused before anything changes.
         if set.uid.is_some() || set.gid.is_some() {
@@ -122,18 +126,17 @@ impl Fs {
                 place
             }
         };
-        let gives_away = set.uid.is_some() || set.gid.is_some();
-        if (set.size.is_some() || set.clears_set_id || gives_away) && node.kind() == Kind::File {
-            self.clear_privileges(&node, &place, set.clears_set_id || gives_away)?;
+        if (set.size.is_some() || set.is_nothing()) && node.kind() == Kind::File {
+            self.clear_privileges(&node, &place, set.clears_for)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;
         if changes_stat {
-            let now = Stat::of(&branch.attr_in_upper(&place)?);
-            let mut stat = self.changed_stat(now, set)?;
+            let now = branch.attr_in_upper(&place)?;
+            let mut stat = self.changed_stat(Stat::of(&now), set)?;
             if set.perm.is_none() && node.kind() != Kind::Dir {
                 // Whoever gives a file away gives no rights of his with it.
-                stat.perm = without_set_id(stat.perm);
+                stat.perm = self.without_set_id(&now, set.clears_for);
             }
             if upper.needs_conversion(&place, &stat)? {
                 self.convert(upper, &node, &stat)?;
@@ -195,23 +198,6 @@ impl Fs {
         self.tree.moved_in_upper(node, place.clone(), FileId::of(&place.stat()?));
         upper.reader().outdate_listing(&dir);
         Ok(())
-    }
-
-    /// The content of a file was changed in a way that the kernel leaves to us (`O_TRUNC`): capabilities go, and
-    /// set-id bits too if `clears_set_id`.
-    pub(super) fn clear_privileges(&self, node: &Node, place: &Place, clears_set_id: bool) -> Result<(), FsError> {
-        const CAPABILITY: &[u8] = b"security.capability";
-        let upper = node.branch().writable_upper()?;
-        if upper.reader().xattr_at(place, CAPABILITY)?.is_some() {
-            upper.remove_xattr(place, CAPABILITY)?;
-        }
-        let mut stat = Stat::of(&node.branch().attr_in_upper(place)?);
-        let perm = without_set_id(stat.perm);
-        if !clears_set_id || perm == stat.perm {
-            return Ok(());
-        }
-        stat.perm = perm;
-        upper.hold_stat(place, &stat)
     }
 
     fn truncate(&self, node: &Arc<Node>, place: &Place, handle: Option<HandleId>, size: u64) -> Result<(), FsError> {

@@ -49,6 +49,7 @@ pub(super) fn build(spec: FsSpec) -> Result<Fs, BuildError> {
     let mut fs = Fs {
         tree,
         handles: super::handle::HandleTable::default(),
+        held: super::held::Held::default(),
         uids: spec.uids,
         gids: spec.gids,
         stats: super::stats::Stats::default(),

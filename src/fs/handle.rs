@@ -111,14 +111,21 @@ impl HandleTable {
 
     /// A descriptor of the file of `node`, if it is open somewhere. Looks through all open files.
     pub fn find_file(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
-        // Taken out first: no second lock while a guard of the table lives.
-        let of_node =
-            |handle: &Arc<Handle>| Arc::ptr_eq(handle.node().inode(), node.inode()).then(|| Arc::clone(handle));
-        let handles: Vec<Arc<Handle>> = self.handles.iter().filter_map(|handle| of_node(&handle)).collect();
-        handles.iter().find_map(|handle| match handle.content() {
+        self.of_node(node).iter().find_map(|handle| match handle.content() {
             Content::Writable(file) | Content::Readable(file) => Some(file),
             Content::Layer(_) => None,
         })
+    }
+
+    /// Is the file of `node` open for writing? Looks through all open files.
+    pub fn is_written(&self, node: &Arc<Node>) -> bool {
+        self.of_node(node).iter().any(|handle| handle.writable_file().is_some())
+    }
+
+    // Taken out first: no second lock while a guard of the table lives.
+    fn of_node(&self, node: &Arc<Node>) -> Vec<Arc<Handle>> {
+        let is_it = |handle: &Arc<Handle>| Arc::ptr_eq(handle.node().inode(), node.inode());
+        self.handles.iter().filter(|handle| is_it(handle)).map(|handle| Arc::clone(&handle)).collect()
     }
 
     /// The file was closed.

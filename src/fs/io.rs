@@ -11,7 +11,7 @@ use crate::layer::Body;
 use crate::model::FsError;
 use crate::model::ids::{HandleId, NodeId};
 use crate::model::sync::read;
-use crate::sys::{Place, data};
+use crate::sys::data;
 use crate::tree::{Tree, Whereabouts};
 
 /// Where LSEEK looks.
@@ -64,17 +64,6 @@ impl Fs {
         let handle = self.handles.get(handle)?;
         let file = handle.writable_file().ok_or(FsError::BadHandle)?;
         data::write_at(&*file, bytes, offset)
-    }
-
-    /// A write by somebody who may not keep set-id bits is about to come: they go, and capabilities.
-    pub fn clear_before_write(&self, handle: HandleId) -> Result<(), FsError> {
-        let handle = self.handles.get(handle)?;
-        let node = handle.node();
-        if !node.branch().is_shared() && node.privileges.are_gone() {
-            return Ok(());
-        }
-        let file = handle.writable_file().ok_or(FsError::BadHandle)?;
-        node.privileges.take(|| self.clear_privileges(node, &Place::Fd(file), true))
     }
 
     /// WRITE through a descriptor that has `O_APPEND`. In a shared branch others append too, and only the host can find

@@ -9,6 +9,7 @@ use super::policy::{Attributes, Caching, Profile, caching};
 use super::{EntryOut, Fs};
 use crate::model::ids::NodeId;
 use crate::model::{Attr, FsError, Kind, Name};
+use crate::sys::Place;
 use crate::tree::Node;
 
 /// How many symlinks one path may go through, as in the kernel.
@@ -44,9 +45,28 @@ impl Fs {
     /// LOOKUP: the node at `name` in `parent`, with one more look-up counted.
     pub fn lookup(&self, parent: NodeId, name: Name<'_>) -> Result<EntryOut, FsError> {
         let parent = self.tree.node(parent)?;
-        let resolving = self.tree.resolving();
-        let (node, attr) = self.tree.lookup(&resolving, &parent, name)?;
-        Ok(self.entry(&node, attr))
+        loop {
+            let (node, attr) = {
+                let resolving = self.tree.resolving();
+                self.tree.lookup(&resolving, &parent, name)?
+            };
+            if node.branch().is_shared() && node.kind() != Kind::Dir && self.held.is_needed() {
+                match self.tree.hold(&node) {
+                    Ok(Some(Place::Fd(file))) => self.held.hold(&node, file),
+                    Ok(_) => {}
+                    Err(FsError::Stale) => {
+                        // Replaced between the two looks.
+                        self.forget(node.id(), 1);
+                        continue;
+                    }
+                    Err(error) => {
+                        self.forget(node.id(), 1);
+                        return Err(error);
+                    }
+                }
+            }
+            return Ok(self.entry(&node, attr));
+        }
     }
 
     /// How long the absence of a name in `parent` may be believed.

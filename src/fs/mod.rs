@@ -14,11 +14,13 @@ pub mod attr;
 pub mod build;
 pub mod create;
 pub mod handle;
+mod held;
 pub mod inspect;
 pub mod io;
 pub mod lookup;
 pub mod open;
 pub mod policy;
+mod privilege;
 pub mod read_dir;
 pub mod remove;
 pub mod rename;
@@ -74,6 +76,7 @@ pub struct EntryOut {
 pub struct Fs {
     tree: Tree,
     handles: handle::HandleTable,
+    held: held::Held,
     uids: IdMap,
     gids: IdMap,
     stats: stats::Stats,

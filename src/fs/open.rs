@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use super::Fs;
 use super::handle::{Content, Handle, Io};
 use super::policy::{Opening, Way, way};
-use crate::model::ids::{HandleId, NodeId};
+use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::sync::{lock, read};
 use crate::model::{FsError, Kind, NameBuf};
 use crate::sys::{FileId, Place, data};
@@ -36,19 +36,22 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// `O_DIRECT`.
     pub is_direct: bool,
-    /// Truncating takes set-id bits: the caller has no right to keep them.
-    pub clears_set_id: bool,
+    /// `O_APPEND`.
+    pub appends: bool,
+    /// Who has no right to keep set-id bits when the file is truncated.
+    pub clears_for: Option<Caller>,
 }
 
 impl OpenFlags {
     /// From the flags of open(2).
-    pub fn from_bits(bits: i32, clears_set_id: bool) -> Self {
+    pub fn from_bits(bits: i32, clears_for: Option<Caller>) -> Self {
         OpenFlags {
             write: bits & libc::O_ACCMODE != libc::O_RDONLY,
             is_mappable: bits & libc::O_ACCMODE == libc::O_RDWR,
             truncate: bits & libc::O_TRUNC != 0,
             is_direct: bits & libc::O_DIRECT != 0,
-            clears_set_id,
+            appends: bits & libc::O_APPEND != 0,
+            clears_for,
         }
     }
 }
@@ -60,6 +63,8 @@ pub struct Opened {
     pub handle: HandleId,
     /// May the kernel keep what it has cached of the content?
     pub keeps_data: bool,
+    /// Must it pass on each write whole, its cache left aside? Others append too, and it would cut records at its pages.
+    pub is_uncached: bool,
     /// The backing file that the kernel reads and writes.
     pub backing: Option<u64>,
 }
@@ -147,7 +152,7 @@ impl Fs {
         if let (true, Content::Writable(file)) = (flags.truncate, &content) {
             let cut = if is_emptied { Ok(()) } else { rustix::fs::ftruncate(&**file, 0).map_err(FsError::from) };
             let place = Place::Fd(Arc::clone(file));
-            if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, &place, flags.clears_set_id)) {
+            if let Err(error) = cut.and_then(|()| self.clear_privileges(&node, &place, flags.clears_for)) {
                 if let Some(number) = close(&mut opens, io) {
                     transport.close_backing(number);
                 }
@@ -155,7 +160,7 @@ impl Fs {
             }
         }
         drop(opens);
-        Ok(self.insert_handle(node, content, io, backing))
+        Ok(self.insert_handle(node, content, flags, (io, backing)))
     }
 
     /// Before anything is changed by an open with `O_DIRECT`: can the host do that where the file will lie?
@@ -224,13 +229,20 @@ impl Fs {
     ) -> Result<Opened, FsError> {
         let content = Content::Writable(file);
         let (io, backing) = self.choose(node, &mut lock(&node.opens), &content, flags, transport)?;
-        Ok(self.insert_handle(Arc::clone(node), content, io, backing))
+        Ok(self.insert_handle(Arc::clone(node), content, flags, (io, backing)))
     }
 
-    fn insert_handle(&self, node: Arc<Node>, content: Content, io: Io, backing: Option<u64>) -> Opened {
+    fn insert_handle(
+        &self,
+        node: Arc<Node>,
+        content: Content,
+        flags: OpenFlags,
+        (io, backing): (Io, Option<u64>),
+    ) -> Opened {
         // What was cached before the kernel went to the file by itself is dropped: it would be stale afterwards.
         let keeps_data = io == Io::Ours && self.caching(&node).keeps_data;
-        Opened { handle: self.handles.insert(Handle::new(node, content, io)), keeps_data, backing }
+        let is_uncached = io == Io::Ours && flags.write && flags.appends && node.branch().is_shared();
+        Opened { handle: self.handles.insert(Handle::new(node, content, io)), keeps_data, is_uncached, backing }
     }
 
     pub(super) fn open_for_reading(&self, node: &Arc<Node>) -> Result<Content, FsError> {

@@ -435,7 +435,7 @@ fn marks_are_invisible_and_cannot_be_forged() {
     assert_eq!(fs.listxattr(id).unwrap(), Vec::<Vec<u8>>::new());
     for mark in ["trusted.overlay.opaque", "user.overlay.opaque", "user.containers.override_stat"] {
         let mark = mark.as_bytes();
-        assert_eq!(fs.setxattr(id, mark, b"y", crate::sys::xattr::SetMode::Any), Err(FsError::Perm));
+        assert_eq!(fs.setxattr(caller(), id, mark, b"y", crate::sys::xattr::SetMode::Any), Err(FsError::Perm));
         assert_eq!(fs.getxattr(id, mark), Err(FsError::NoAttribute));
         assert_eq!(fs.removexattr(id, mark), Err(FsError::NoAttribute));
     }
@@ -531,7 +531,14 @@ fn truncating_takes_set_id_bits_from_others_than_root() {
         fs.put("/f", "x");
         let id = fs.at("/f").id;
         fs.setattr(id, None, &SetAttr { perm: Some(0o6775), ..SetAttr::default() }).unwrap();
-        fs.open(id, OpenFlags::from_bits(libc::O_WRONLY | libc::O_TRUNC, uid != 0)).unwrap();
+        fs.open(
+            id,
+            OpenFlags::from_bits(
+                libc::O_WRONLY | libc::O_TRUNC,
+                (uid != 0).then_some(Caller { uid, gid: uid, pid: 0 }),
+            ),
+        )
+        .unwrap();
         assert_eq!(fs.getattr(id).unwrap().0.perm, expected, "uid {uid}");
     }
 }
@@ -570,7 +577,7 @@ fn default_acls_are_inherited_in_place_of_the_umask() {
             value.extend(id.to_le_bytes());
         }
         let any = crate::sys::xattr::SetMode::Any;
-        fs.setxattr(fs.at("/d").id, crate::model::acl::DEFAULT, &value, any).unwrap();
+        fs.setxattr(caller(), fs.at("/d").id, crate::model::acl::DEFAULT, &value, any).unwrap();
         let d = fs.at("/d").id;
         for (kind, text) in [(Kind::File, "f"), (Kind::Dir, "sub")] {
             let new = NewNode { umask: 0o077, ..new_node(kind, 0o666) };
@@ -584,7 +591,7 @@ fn default_acls_are_inherited_in_place_of_the_umask() {
         fs.setattr(f, None, &SetAttr { perm: Some(0o604), ..SetAttr::default() }).unwrap();
         let list = crate::model::acl::Acl::parse(&fs.getxattr(f, crate::model::acl::ACCESS).unwrap()).unwrap();
         assert_eq!(list.perm(0), 0o604, "{ownership:?}");
-        fs.setxattr(f, crate::model::acl::ACCESS, &value, any).unwrap();
+        fs.setxattr(caller(), f, crate::model::acl::ACCESS, &value, any).unwrap();
         assert_eq!(fs.getattr(f).unwrap().0.perm, 0o770, "{ownership:?}");
     }
 }
@@ -863,7 +870,7 @@ fn owners_cannot_be_forged_in_a_volume_of_the_override_form() {
     let id = fs.at("/v/f").id;
     for mark in ["user.containers.override_stat", "user.overlay.mlfs.aside.security.capability"] {
         let any = crate::sys::xattr::SetMode::Any;
-        assert_eq!(fs.setxattr(id, mark.as_bytes(), b"0:0:4755", any), Err(FsError::Perm));
+        assert_eq!(fs.setxattr(caller(), id, mark.as_bytes(), b"0:0:4755", any), Err(FsError::Perm));
         assert_eq!(fs.getxattr(id, mark.as_bytes()), Err(FsError::NoAttribute));
     }
     assert_eq!(fs.at("/v/f").attr.perm, 0o644);
@@ -892,10 +899,10 @@ fn access_lists_are_mapped_as_owners_are() {
         value
     };
     let any = crate::sys::xattr::SetMode::Any;
-    fs.setxattr(id, crate::model::acl::ACCESS, &list(101_000), any).unwrap();
+    fs.setxattr(caller(), id, crate::model::acl::ACCESS, &list(101_000), any).unwrap();
     assert_eq!(fs.getxattr(id, crate::model::acl::ACCESS).unwrap(), list(101_000));
     assert_eq!(fs.stored_xattr(id, crate::model::acl::ACCESS).unwrap(), list(1000));
-    assert_eq!(fs.setxattr(id, crate::model::acl::ACCESS, &list(1000), any), Err(FsError::Overflow));
+    assert_eq!(fs.setxattr(caller(), id, crate::model::acl::ACCESS, &list(1000), any), Err(FsError::Overflow));
 }
 
 #[test]

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use super::Fs;
+use super::privilege::SETGID;
 use crate::layer::whiteout::is_mark;
 use crate::model::FsError;
 use crate::model::acl::{self, Acl};
-use crate::model::ids::NodeId;
+use crate::model::ids::{Caller, NodeId};
 use crate::model::sync::read;
+use crate::sys::Place;
 use crate::sys::xattr::SetMode;
 use crate::tree::Node;
 use crate::upper::copy_up::Extent;
@@ -50,7 +52,14 @@ impl Fs {
     }
 
     /// SETXATTR.
-    pub fn setxattr(&self, id: NodeId, name: &[u8], value: &[u8], mode: SetMode) -> Result<(), FsError> {
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: SetMode,
+    ) -> Result<(), FsError> {
         let node = self.tree.node(id)?;
         check_mark(&node, name, FsError::Perm)?;
         let branch = Arc::clone(node.branch());
@@ -69,23 +78,50 @@ impl Fs {
         }
         let place = self.reach_writable(&node, Extent::Metadata)?;
         let stored = map_acl(name, value.to_vec(), |uid| self.uids.to_inner(uid), |gid| self.gids.to_inner(gid))?;
-        upper.set_xattr(&place, name, &stored, SetMode::Any)?;
+        let result = match Acl::parse(value).filter(|_| name == acl::ACCESS) {
+            Some(list) => self.set_access_list(caller, &node, &place, &list, &stored),
+            None => upper.set_xattr(&place, name, &stored, SetMode::Any),
+        };
         node.privileges.give();
-        if let (true, Some(list)) = (name == acl::ACCESS && upper.ownership().uses_override(), Acl::parse(value)) {
-            // The host does this by itself where it holds the list.
-            let stat = Stat::of(&branch.attr_in_upper(&place)?);
-            upper.hold_stat(&place, &Stat { perm: list.perm(stat.perm), ..stat })?;
-        }
-        Ok(())
+        result
     }
 
-    /// REMOVEXATTR. `NoAttribute` where there is none.
+    /// Sets the list that is checked at access, and the mode that follows from it.
+    fn set_access_list(
+        &self,
+        caller: Caller,
+        node: &Node,
+        place: &Place,
+        list: &Acl,
+        stored: &[u8],
+    ) -> Result<(), FsError> {
+        let upper = node.branch().writable_upper()?;
+        let before = node.branch().attr_in_upper(place)?;
+        let mut perm = list.perm(before.perm);
+        if perm & SETGID != 0 && !self.may_keep_set_group_id(caller, &self.show(before)) {
+            perm &= !SETGID;
+        }
+        // Where the host holds lists, it makes the mode follow, and keeps no list that says no more than the mode.
+        let is_kept = !upper.ownership().uses_override() || !list.is_trivial();
+        if is_kept {
+            upper.set_xattr(place, acl::ACCESS, stored, SetMode::Any)?;
+        } else if upper.reader().xattr_at(place, acl::ACCESS)?.is_some() {
+            upper.remove_xattr(place, acl::ACCESS)?;
+        }
+        upper.hold_stat(place, &Stat { perm, ..Stat::of(&before) })
+    }
+
+    /// REMOVEXATTR. `NoAttribute` where there is none, but for access control lists.
     pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
         let node = self.tree.node(id)?;
         check_mark(&node, name, FsError::NoAttribute)?;
         let branch = Arc::clone(node.branch());
         let upper = branch.writable_upper()?;
-        self.getxattr(id, name)?;
+        match self.getxattr(id, name) {
+            // Where there is no list, none is left: acl(5) knows no absent lists.
+            Err(FsError::NoAttribute) if name == acl::ACCESS || name == acl::DEFAULT => return Ok(()),
+            other => drop(other?),
+        }
         let place = self.reach_writable(&node, Extent::Metadata)?;
         upper.remove_xattr(&place, name)
     }

@@ -130,7 +130,8 @@ pub fn wanted_flags(is_shared: bool, can_pass: bool) -> InitFlags {
         flags |= InitFlags::FUSE_PASSTHROUGH;
     }
     if is_shared {
-        flags |= InitFlags::FUSE_AUTO_INVAL_DATA;
+        // Files opened for appending leave the cache aside, and can be mapped all the same.
+        flags |= InitFlags::FUSE_AUTO_INVAL_DATA | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
     } else {
         flags |= InitFlags::FUSE_CACHE_SYMLINKS;
     }

@@ -63,9 +63,9 @@ impl Adapter {
         self.server.call(what, run)
     }
 
-    /// Must set-id bits go when this caller changes content? fuser shows what the kernel has decided for WRITE only.
-    fn clears_set_id(&self, request: &Request) -> bool {
-        request.uid() != 0 || !self.is_initial_namespace
+    /// The caller, if set-id bits must go when he changes content: fuser shows what the kernel has decided for WRITE only.
+    fn clears_for(&self, request: &Request) -> Option<Caller> {
+        (request.uid() != 0 || !self.is_initial_namespace).then(|| caller(request))
     }
 }
 
@@ -82,7 +82,10 @@ fn handle(fh: FileHandle) -> HandleId {
 }
 
 fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.keeps_data { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keeps_data);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.is_uncached);
+    flags
 }
 
 /// An open that ended: with a file, or with what the kernel must unlearn before it looks the name up again.
@@ -240,8 +243,9 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        // Nothing at all: the kernel is about to write a backing file from which something must go, set-id bits or, if the
+        // caller may keep those, capabilities alone. Or chown(2) was called with no ids, which takes them from anybody.
         let sets_nothing = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
-        // Nothing at all: the kernel is about to write a backing file for somebody who may not keep set-id bits.
         let is_about_to_write = sets_nothing && atime.is_none() && mtime.is_none() && ctime.is_none();
         let set = SetAttr {
             perm: mode.map(|mode| mode & 0o7777),
@@ -250,9 +254,17 @@ impl Filesystem for Adapter {
             size,
             atime: set_time(atime),
             mtime: set_time(mtime),
-            clears_set_id: is_about_to_write || size.is_some() && self.clears_set_id(request),
+            clears_for: match (is_about_to_write, sets_nothing) {
+                (true, _) => Some(caller(request)),
+                (false, true) => None,
+                (false, false) => self.clears_for(request),
+            },
         };
-        let run = move |server: &Server, _: &ReplyAttr| server.fs.setattr(node(ino), fh.map(handle), &set);
+        let may_keep = is_about_to_write && self.clears_for(request).is_none();
+        let run = move |server: &Server, _: &ReplyAttr| {
+            let clears_for = set.clears_for.filter(|_| !may_keep || !server.fs.is_written(node(ino)));
+            server.fs.setattr(node(ino), fh.map(handle), &SetAttr { clears_for, ..set })
+        };
         self.server.answer("setattr", reply, run, |_, reply, result| reply_attr(reply, result));
     }
 
@@ -345,7 +357,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
-        let flags = OpenFlags::from_bits(flags.0, self.clears_set_id(request));
+        let flags = OpenFlags::from_bits(flags.0, self.clears_for(request));
         let run = move |server: &Server, reply: &ReplyOpen| {
             run_open(server, reply, |transport| server.fs.open_by(node(ino), flags, transport))
         };
@@ -363,7 +375,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (caller, name, parent) = (caller(request), name.to_owned(), node(parent));
-        let open_flags = OpenFlags::from_bits(flags, self.clears_set_id(request));
+        let open_flags = OpenFlags::from_bits(flags, self.clears_for(request));
         let run = move |server: &Server, reply: &ReplyCreate| {
             let (fs, name) = (&server.fs, Name::from_os(&name)?);
             let new = NewNode { kind: Kind::File, perm: mode & 0o7777, umask, rdev: 0, target: None };
@@ -407,7 +419,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -422,7 +434,7 @@ impl Filesystem for Adapter {
         let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let result = self.call("write", |fs| {
             if clears_set_id {
-                fs.clear_before_write(handle(fh))?;
+                fs.clear_before_write(handle(fh), caller(request))?;
             }
             match appends {
                 true => fs.append(handle(fh), offset, data),
@@ -543,14 +555,24 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         let mode = match flags {
             libc::XATTR_CREATE => SetMode::Create,
             libc::XATTR_REPLACE => SetMode::Replace,
             _ => SetMode::Any,
         };
-        let (name, value) = (name.to_owned(), value.to_owned());
-        let run = move |server: &Server, _: &ReplyEmpty| server.fs.setxattr(node(ino), name.as_bytes(), &value, mode);
+        let (caller, name, value) = (caller(request), name.to_owned(), value.to_owned());
+        let run =
+            move |server: &Server, _: &ReplyEmpty| server.fs.setxattr(caller, node(ino), name.as_bytes(), &value, mode);
         self.server.answer("setxattr", reply, run, |_, reply, result| reply_empty(reply, result));
     }
 

@@ -498,6 +498,11 @@ pub mod override_stat {
         }
     }
 
+    /// Does the value say something we understand?
+    pub fn is_valid(value: &[u8]) -> bool {
+        parse(value).is_some()
+    }
+
     fn parse(value: &[u8]) -> Option<(u32, u32, u32, Option<Kind>, u64)> {
         let text = std::str::from_utf8(value).ok()?.trim_end_matches('\0');
         let mut words = text.splitn(4, ':');

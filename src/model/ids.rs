@@ -15,7 +15,7 @@ impl NodeId {
 pub struct HandleId(pub u64);
 
 /// Who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Effective (filesystem) user id, as the mount shows ids.
     pub uid: u32,

@@ -6,6 +6,7 @@ pub mod attr;
 pub mod cookie;
 pub mod digest;
 pub mod error;
+pub mod finding;
 pub mod ids;
 pub mod io_mode;
 pub mod name;

@@ -5,8 +5,8 @@
 //! `$TMPDIR`. A staging folder is flocked by its owner: one whose lock can be had was left by a dead process.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -111,18 +111,61 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Opens a file or a folder for its lock. Never waits, whatever somebody has put there.
+fn open_any(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+/// Has the staged file or folder at `path` been left by a dead process? `None` for what can have no lock.
+pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
+    let file = open_any(path).ok()?;
+    Some(flock(&file, FlockOperation::NonBlockingLockShared).is_ok() && is_at(&file, path))
+}
+
 /// Removes the staging folders and files of dead processes. What cannot be removed is left for the next time.
 pub(super) fn clear_abandoned(staging: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(staging).reading("list", staging)? {
         let path = entry.reading("list", staging)?.path();
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = open_any(&path) else { continue };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &path) {
             continue;
         }
-        let is_dir = file.metadata().is_ok_and(|meta| meta.is_dir());
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(e) = removed {
+        if let Err(e) = remove_tree(&path) {
             log::debug!("cannot remove {}: {e}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Removes a tree that may hold directories that forbid it.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
+    let remove = || match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match remove() {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            remove()
+        }
+        other => other,
+    }
+}
+
+fn open_up(path: &Path) -> std::io::Result<()> {
+    let mut dirs = vec![path.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        if !fs::symlink_metadata(&dir)?.is_dir() {
+            continue;
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            }
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{At, StoreError};
-use super::{Publication, Store};
+use super::{Publication, Store, plain};
 use crate::model::Digest;
 use crate::store::publish::Existing;
 
@@ -69,7 +69,7 @@ impl StagedBlob {
 impl Store {
     /// Is there a blob of this digest and size?
     pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
-        fs::metadata(self.layout().blob(digest)).is_ok_and(|m| m.is_file() && m.len() == size)
+        fs::symlink_metadata(self.layout().blob(digest)).is_ok_and(|m| m.is_file() && m.len() == size)
     }
 
     /// The size of a blob, as it is stored; 0 when it is not there (layers of archives have none).
@@ -80,7 +80,7 @@ impl Store {
     /// Reads a small blob and checks its digest.
     pub fn load_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.layout().blob(digest);
-        let file = match File::open(&path) {
+        let file = match plain::open(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Err(StoreError::NotFound {
                     kind: "blob",
@@ -88,6 +88,7 @@ impl Store {
                     path: self.root().to_owned(),
                 });
             }
+            Err(e) if e.kind() == ErrorKind::InvalidData => return Err(StoreError::damaged(&path, e.to_string())),
             other => other.reading("open", &path)?,
         };
         let mut bytes = Vec::new();

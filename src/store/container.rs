@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::ids::IdMap;
 
 use super::error::At;
-use super::{Listing, Lock, Store, StoreError, Wait, atomic, layout};
+use super::{Listing, Lock, Store, StoreError, Wait, atomic, layout, plain};
 
 /// The upper in a container's folder.
 pub const UPPER: &str = "upper";
@@ -37,6 +37,14 @@ pub enum OwnershipForm {
     Override,
     /// Not at all: everything belongs to the mount's fixed owner.
     Fixed,
+}
+
+impl OwnershipForm {
+    /// The form in which this process can keep every owner: `Native` for a root with a range of ids.
+    pub fn possible_here() -> Self {
+        let has_range = crate::sys::proc::count_user_ids() >= 65_536;
+        if crate::sys::proc::euid() == 0 && has_range { OwnershipForm::Native } else { OwnershipForm::Override }
+    }
 }
 
 /// One layer of a container; in JSON a text: an absolute path, or a digest.
@@ -340,7 +348,7 @@ impl Store {
     /// Is the container's daemon alive?
     pub fn is_container_live(&self, id: &str) -> Result<bool, StoreError> {
         let path = self.container_dir(id).join(LIVE);
-        let file = match File::open(&path) {
+        let file = match plain::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(StoreError::reading("open", &path, e)),

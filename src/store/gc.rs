@@ -13,7 +13,7 @@ use std::path::Path;
 use super::container::LayerRecord;
 use super::error::{At, StoreError};
 use super::image::Image;
-use super::{Mode, Store, Wait};
+use super::{Mode, Store, Wait, plain};
 use crate::layer::index::Index;
 use crate::model::Digest;
 
@@ -144,7 +144,7 @@ impl Store {
         let mut objects = HashSet::new();
         for layer in layers {
             let path = self.layout().index(layer);
-            let index = match fs::File::open(&path) {
+            let index = match plain::open(&path) {
                 Ok(file) => Index::open(&file),
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => Err(e.into()),

@@ -46,16 +46,24 @@ fn full_name(ref_name: &str) -> String {
 }
 
 /// The lines a name is written as.
-fn line_names(name: &str) -> Vec<String> {
+pub(super) fn line_names(name: &str) -> Vec<String> {
     let bare = name.strip_suffix(DEFAULT_TAG).and_then(|n| n.strip_suffix(':'));
     std::iter::once(name.to_owned()).chain(bare.map(str::to_owned)).collect()
 }
 
-fn ref_name(line: &Descriptor) -> Option<&str> {
+pub(super) fn ref_name(line: &Descriptor) -> Option<&str> {
     line.annotations().as_ref()?.get(REF_NAME).map(String::as_str)
 }
 
-fn digest_of(line: &Descriptor) -> Option<Digest> {
+/// A line for an image, with a name or without.
+pub(super) fn make_line(manifest: &BlobRef, name: Option<&str>) -> Option<Descriptor> {
+    let digest: oci_spec::image::Digest = manifest.digest.to_string().parse().ok()?;
+    let mut line = Descriptor::new(MediaType::from(manifest.media_type.as_str()), manifest.size, digest);
+    line.set_annotations(name.map(|n| HashMap::from([(REF_NAME.to_owned(), n.to_owned())])));
+    Some(line)
+}
+
+pub(super) fn digest_of(line: &Descriptor) -> Option<Digest> {
     line.digest().to_string().parse().ok()
 }
 
@@ -163,13 +171,7 @@ impl Store {
     /// Lets `names` (`NAME:TAG`) lead to `manifest`; without names the image is only listed. The blobs must be there.
     pub fn name_image(&self, manifest: &BlobRef, names: &[String]) -> Result<(), StoreError> {
         self.change_lines(|lines| {
-            let line = |name: Option<&str>| {
-                let digest: Option<oci_spec::image::Digest> = manifest.digest.to_string().parse().ok();
-                let media_type = MediaType::from(manifest.media_type.as_str());
-                let mut line = Descriptor::new(media_type, manifest.size, digest?);
-                line.set_annotations(name.map(|n| HashMap::from([(REF_NAME.to_owned(), n.to_owned())])));
-                Some(line)
-            };
+            let line = |name: Option<&str>| make_line(manifest, name);
             let names: Vec<String> = names.iter().flat_map(|n| line_names(n)).collect();
             // Whoever had the name keeps a line without one, unless it has other names.
             let mut nameless = Vec::new();

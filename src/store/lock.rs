@@ -18,6 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::atomic::is_at;
 use super::error::{At, StoreError};
+use super::plain;
 
 /// Together with others, or alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Lock {
 
     /// Takes the shared lock of an existing file; a store on read-only media may have none.
     pub fn take_read_only(path: &Path) -> Result<Self, StoreError> {
-        let file = match File::open(path) {
+        let file = match plain::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Lock { file: None, path: path.to_owned() });

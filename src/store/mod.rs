@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod atomic;
 pub mod blob;
+pub mod check;
 pub mod container;
 pub mod error;
 pub mod gc;
@@ -22,6 +23,7 @@ pub mod image;
 pub mod layout;
 pub mod lock;
 pub mod object;
+pub mod plain;
 pub mod publish;
 pub mod timestamp;
 pub mod volume;
@@ -36,6 +38,11 @@ use error::At;
 
 /// The format version this mlfs writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
+/// An `index.json` without images.
+const EMPTY_INDEX: &str =
+    "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
+/// What `oci-layout` says.
+const OCI_LAYOUT_BYTES: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 /// Features that change the format so that older versions must not even read it.
 const INCOMPATIBLE: &[&str] = &[];
 /// Features that older versions may read but not write.
@@ -174,11 +181,8 @@ impl Store {
 
     /// Reads a JSON record; `None` when there is no such file, `Damaged` when it cannot be understood.
     pub fn load_record<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
-        match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| StoreError::damaged(path, e.to_string())),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(e) => Err(StoreError::reading("read", path, e)),
-        }
+        let Some(bytes) = plain::read(path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| StoreError::damaged(path, e.to_string()))
     }
 
     /// Reads the record of every folder in `dir`. A folder that vanishes meanwhile, or has no record, is passed over.
@@ -244,7 +248,7 @@ impl Store {
         }
         for entry in fs::read_dir(&trash).reading("list", &trash)? {
             let path = entry.reading("list", &trash)?.path();
-            match fs::remove_dir_all(&path) {
+            match atomic::remove_tree(&path) {
                 // Another command empties the trash at the same time.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if path == aside => return Err(StoreError::writing("remove", &path, e)),
@@ -326,17 +330,24 @@ impl Store {
             return self.check_meta(&meta);
         }
         let staging = self.layout.staging();
-        let empty =
-            "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
-        atomic::replace(&staging, root, layout::OCI_LAYOUT, b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
-        atomic::replace(&staging, root, layout::OCI_INDEX, empty.as_bytes())?;
+        // A store that has only lost its `meta.json` keeps the names of its images.
+        for (name, bytes) in [(layout::OCI_LAYOUT, OCI_LAYOUT_BYTES), (layout::OCI_INDEX, EMPTY_INDEX)] {
+            if fs::symlink_metadata(root.join(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+                atomic::replace(&staging, root, name, bytes.as_bytes())?;
+            }
+        }
+        self.write_meta()
+    }
+
+    /// Writes `meta.json` as this mlfs makes it.
+    fn write_meta(&self) -> Result<(), StoreError> {
         let meta = Meta {
             version: FORMAT_VERSION,
             compatible: Vec::new(),
             read_only_compatible: Vec::new(),
             incompatible: Vec::new(),
         };
-        self.replace_record(root, layout::META, &meta)
+        self.replace_record(self.root(), layout::META, &meta)
     }
 }
 
@@ -377,6 +388,18 @@ mod tests {
             source = s.source();
         }
         text
+    }
+
+    #[test]
+    fn a_store_that_has_lost_its_meta_keeps_the_names_of_its_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Access::Write).unwrap();
+        let names = "{\"schemaVersion\":2,\"manifests\":[],\"annotations\":{\"mine\":\"x\"}}";
+        std::fs::write(store.layout().oci_index(), names).unwrap();
+        std::fs::remove_file(store.layout().meta()).unwrap();
+        Store::open(dir.path(), Access::Write).unwrap();
+        assert!(store.layout().meta().is_file());
+        assert_eq!(std::fs::read_to_string(store.layout().oci_index()).unwrap(), names);
     }
 
     #[test]

@@ -46,7 +46,11 @@ fn is_sound(path: &Path, size: u64) -> Option<bool> {
 
 impl Objects for StoredObjects {
     fn open(&self, digest: &Digest) -> Result<OwnedFd, FsError> {
-        Ok(OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.layout.object(digest))?.into())
+        Ok(OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.layout.object(digest))?
+            .into())
     }
 }
 

@@ -71,6 +71,13 @@ pub fn fork_daemon() -> io::Result<Fork> {
     }
 }
 
+/// The supplementary groups of a process, which FUSE does not carry; none of a process that is gone or not to be seen.
+pub fn groups_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
 /// Points standard input at `/dev/null`, output and errors at `log` or at `/dev/null`.
 pub fn redirect_stdio(log: Option<&OwnedFd>) -> io::Result<()> {
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::merge::{at_path, beside, path_in_layers};
-use super::node::{Node, Whereabouts};
+use super::merge::{at_path, beside, lowers_of, path_in_layers};
+use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::layer::Metacopy;
 use crate::layer::whiteout::Redirect;
@@ -53,7 +53,8 @@ impl Tree {
             },
             _ => return Err(FsError::Stale),
         };
-        self.find_below(node, branch, mark, first)
+        let (parent, name) = super::copy_up::newest_link(node).ok_or(FsError::Stale)?;
+        Ok(Whereabouts::Below(content_below(branch, &lowers_of(&parent), name, mark, first)?))
     }
 
     /// A file of the upper is about to get another name: if it holds metadata only and no path to its content (as kernel
@@ -78,42 +79,41 @@ impl Tree {
             _ => Ok(()),
         }
     }
+}
 
-    /// Follows the marks of a file that holds metadata only, down to its content: beside it, in what layers from index
-    /// `first` on take part in its directory, or at a path from their roots.
-    fn find_below(
-        &self,
-        node: &Arc<Node>,
-        branch: &Branch,
-        mut mark: Metacopy,
-        mut first: usize,
-    ) -> Result<Whereabouts, FsError> {
-        let (parent, mut name) = super::copy_up::newest_link(node).ok_or(FsError::Stale)?;
-        let mut path: Option<Vec<NameBuf>> = None;
-        loop {
-            match (mark.redirect, &mut path) {
-                (None, _) => {}
-                (Some(Redirect::Path(other)), _) => path = Some(other),
-                (Some(Redirect::Name(other)), None) => name = other,
-                (Some(Redirect::Name(other)), Some(path)) => {
-                    path.pop();
-                    path.push(other);
-                }
+/// Follows the marks of a file that holds metadata only, down to its content: beside it at `name`, in what layers from
+/// index `first` on hold of its directory (`dir`), or at a path from their roots.
+pub(super) fn content_below(
+    branch: &Branch,
+    dir: &[Lower],
+    mut name: NameBuf,
+    mut mark: Metacopy,
+    mut first: usize,
+) -> Result<Lower, FsError> {
+    let mut path: Option<Vec<NameBuf>> = None;
+    loop {
+        match (mark.redirect, &mut path) {
+            (None, _) => {}
+            (Some(Redirect::Path(other)), _) => path = Some(other),
+            (Some(Redirect::Name(other)), None) => name = other,
+            (Some(Redirect::Name(other)), Some(path)) => {
+                path.pop();
+                path.push(other);
             }
-            let found = match &path {
-                Some(path) => at_path(branch, first, path)?,
-                None => beside(&parent, first, name.as_name())?,
-            };
-            let Some((lower, _)) = found.lowers.into_iter().next().filter(|(_, found)| found.attr.kind == Kind::File)
-            else {
-                let at = path.map_or(Redirect::Name(name), Redirect::Path).value();
-                let what = format!("the content of a metadata-only copy is not at {}", at.escape_ascii());
-                return Err(FsError::Corrupt { layer: branch.label().to_owned(), what });
-            };
-            match branch.layer(&lower)?.metacopy(&lower.entry)? {
-                None => return Ok(Whereabouts::Below(lower)),
-                Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
-            }
+        }
+        let found = match &path {
+            Some(path) => at_path(branch, first, path)?,
+            None => beside(branch, dir, first, name.as_name())?,
+        };
+        let Some((lower, _)) = found.lowers.into_iter().next().filter(|(_, found)| found.attr.kind == Kind::File)
+        else {
+            let at = path.map_or(Redirect::Name(name), Redirect::Path).value();
+            let what = format!("the content of a metadata-only copy is not at {}", at.escape_ascii());
+            return Err(FsError::Corrupt { layer: branch.label().to_owned(), what });
+        };
+        match branch.layer(&lower)?.metacopy(&lower.entry)? {
+            None => return Ok(lower),
+            Some(deeper) => (mark, first) = (deeper, lower.layer + 1),
         }
     }
 }

@@ -391,13 +391,17 @@ pub(super) fn at_path(branch: &Branch, first: usize, path: &[NameBuf]) -> Result
     Ok(sources)
 }
 
-/// What the layers from index `first` on that take part in the directory `parent` hold at `name`.
-pub(super) fn beside(parent: &Node, first: usize, name: Name<'_>) -> Result<Sources, FsError> {
-    let (_, mut lowers) = sources_of(parent);
-    lowers.retain(|lower| lower.layer >= first);
+/// What the layers from index `first` on, of those that take part in a directory, hold at `name` in it.
+pub(super) fn beside(branch: &Branch, dir: &[Lower], first: usize, name: Name<'_>) -> Result<Sources, FsError> {
+    let lowers: Vec<Lower> = dir.iter().filter(|lower| lower.layer >= first).cloned().collect();
     let mut sources = Sources::default();
-    find_in_layers(parent.branch(), &lowers, name, &mut sources)?;
+    find_in_layers(branch, &lowers, name, &mut sources)?;
     Ok(sources)
+}
+
+/// The layers that take part in a directory.
+pub(super) fn lowers_of(dir: &Node) -> Vec<Lower> {
+    sources_of(dir).1
 }
 
 /// How resolution goes on below a source.
@@ -429,7 +433,7 @@ fn add_lower(branch: &Branch, index: usize, found: Found, sources: &mut Sources)
 
 /// Do the layers that take part in `parent` show anything at `name`?
 pub fn below(parent: &Node, name: Name<'_>) -> Result<Below, FsError> {
-    let sources = beside(parent, 0, name)?;
+    let sources = beside(parent.branch(), &lowers_of(parent), 0, name)?;
     Ok(if sources.lowers.is_empty() { Below::Nothing } else { Below::Something })
 }
 
@@ -445,7 +449,7 @@ pub fn physical(branch: &Branch, dir: &Arc<Dir>, name: Name<'_>) -> Result<Physi
 
 /// The names that layers show in the directory `name` of `parent`, the upper left aside.
 pub fn names_below(parent: &Node, name: Name<'_>) -> Result<Vec<NameBuf>, FsError> {
-    let sources = beside(parent, 0, name)?;
+    let sources = beside(parent.branch(), &lowers_of(parent), 0, name)?;
     let mut names = std::collections::BTreeMap::new();
     for (lower, found) in &sources.lowers {
         if found.attr.kind != Kind::Dir {

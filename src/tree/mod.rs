@@ -18,6 +18,7 @@ use crate::model::sync::{read, write};
 use crate::model::{Attr, FsError, Kind, Name};
 use crate::sys::{Dir, FileId, Place};
 
+pub mod below;
 pub mod branch;
 pub mod content;
 pub mod copy_up;

@@ -19,6 +19,7 @@ use crate::model::{FsError, Name};
 use crate::sys::xattr::SetMode;
 use crate::sys::{Dir, Place, proc, xattr};
 
+pub mod check;
 pub mod copy_up;
 pub mod edit;
 pub mod format;

@@ -71,9 +71,10 @@ impl Upper {
         match (self.ownership(), stat.kind) {
             (Ownership::Native, kind) => kind,
             (_, Kind::File | Kind::Dir) => stat.kind,
-            (_, Kind::Char | Kind::Block) => Kind::File,
-            (_, Kind::Symlink | Kind::Fifo | Kind::Socket) if is_natural => stat.kind,
-            (_, Kind::Symlink | Kind::Fifo | Kind::Socket) => Kind::File,
+            (_, Kind::Symlink) if is_natural => stat.kind,
+            // A pipe or socket of the host takes no attributes; in a plain directory it is there for the host to use too.
+            (_, Kind::Fifo | Kind::Socket) if is_natural && self.is_plain() => stat.kind,
+            (_, Kind::Char | Kind::Block | Kind::Symlink | Kind::Fifo | Kind::Socket) => Kind::File,
         }
     }
 

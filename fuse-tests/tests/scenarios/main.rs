@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The same scenarios on kernel overlayfs, fuse-overlayfs and mlfs in its three forms.
 
+mod acl;
+mod append;
+mod calls;
 mod copy_up;
 mod io;
 mod links;
+mod locks;
+mod mapping;
 mod marks;
 mod merge;
 mod names;
 mod owner;
 mod passthrough;
+mod privilege;
+mod ranges;
 mod rename;
 mod special;
+mod times;
 mod unlinked;
 mod whiteout;
 mod xattr;

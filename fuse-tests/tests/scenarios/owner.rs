@@ -150,6 +150,7 @@ for name in ('lower', 'small', 'd/new'):
         if what != 'fallocate':
             way(fd, name)
             assert CAP not in os.listxattr(name), (name, what, 'capability by root')
+            assert mode(name) == 0o6777, (name, what, 'by root, with a capability')
             os.setxattr(name, CAP, VALUE)
         as_user(lambda: way(fd, name))
         assert CAP not in os.listxattr(name), (name, what, 'capability')

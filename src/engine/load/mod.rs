@@ -25,7 +25,7 @@ use crate::oci::reference::{DEFAULT_TAG, ImageName, Source};
 use crate::oci::spec::{BlobRef, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, make_manifest};
 use crate::store::blob::StagedBlob;
 use crate::store::object::ObjectBatch;
-use crate::store::{Existing, Lock, Mode, Publication, Store, StoreError, Wait};
+use crate::store::{Existing, Lock, Mode, Publication, Store, StoreError, Wait, plain};
 
 pub mod layer;
 pub mod pipe;
@@ -373,7 +373,7 @@ fn check_stack(store: &Store, image: &SourceImage, staged: &[StagedLayer]) -> Re
         let staged = staged.iter().find(|s| s.diff_id == layer.diff_id).map(|s| s.index.clone());
         let path = staged.unwrap_or_else(|| store.layout().index(&layer.diff_id));
         let what = || format!("cannot open the index of the layer {}", layer.diff_id);
-        Index::open(&File::open(path).or_fail(what)?).or_fail(what)
+        Index::open(&plain::open(&path).or_fail(what)?).or_fail(what)
     };
     let indexes = image.layers.iter().map(open).collect::<Result<Vec<_>>>()?;
     let conflict = find_conflict(&indexes.iter().collect::<Vec<_>>()).or_fail(|| "cannot compare the layers")?;
@@ -394,7 +394,7 @@ fn publish_layer(store: &Store, layer: &StagedLayer, existing: Existing, publica
 
 /// The index of this layer in the store, when there is a sound one.
 fn sound_index(store: &Store, diff_id: &Digest) -> Option<Index> {
-    let file = File::open(store.layout().index(diff_id)).ok()?;
+    let file = plain::open(&store.layout().index(diff_id)).ok()?;
     Index::open(&file).ok().filter(|index| index.diff_id() == *diff_id)
 }
 
@@ -482,7 +482,7 @@ pub fn rebuild_index(store: &Store, blob: &BlobRef, diff_id: &Digest) -> Result<
     let load = store.lock_loads().or_fail(what)?;
     let staging = store.stage("rebuild").or_fail(what)?;
     let open = |number: usize| -> Result<LayerSource<'static>> {
-        let mut file = File::open(store.layout().blob(&blob.digest)).or_fail(what)?;
+        let mut file = plain::open(&store.layout().blob(&blob.digest)).or_fail(what)?;
         file.rewind().or_fail(what)?;
         let reader: Box<dyn Read + Send> = Box::new(file);
         let blob = Some((blob.digest, blob.size));

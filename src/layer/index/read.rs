@@ -209,6 +209,12 @@ impl Index {
         }
     }
 
+    /// Verifies the checksums of all inline bodies, which opening leaves out.
+    pub fn check_bodies(&self) -> Result<(), IndexError> {
+        let is_inline = |record: &&Record| BodyKind::from_u8(record.body) == Some(BodyKind::Inline);
+        self.records().iter().filter(is_inline).try_for_each(|record| self.content(record).map(drop))
+    }
+
     /// The target of a symlink.
     pub fn target(&self, record: &Record) -> Result<&[u8], IndexError> {
         self.slice(&self.header.heap, record.data.get(), record.size.get(), "a target")
