@@ -1174,6 +1174,11 @@ fn what_is_put_aside_is_not_lost() {
         write(store.path("containers").join("0".repeat(64)).join("thesis"), "precious");
         write(container.join("work/mlfs-links/poem"), "words");
         write(store.volume("volume.json"), "labels of mine");
+        // A rename that was cut short between its two steps: the only copy is in staging.
+        std::fs::rename(container.join("upper/etc/conf"), container.join("work/work/#9")).expect("rename");
+        dir(&container.join("work/work/#a"));
+        write(container.join("work/work/#a/chapter"), "one");
+        write(container.join("work/work/#b"), "");
         let said = w.mlfs().ok(["fsck", "--repair"]);
         assert!(said.contains("lost+found"), "{said}");
         let mut kept = Vec::new();
@@ -1181,6 +1186,10 @@ fn what_is_put_aside_is_not_lost() {
         let kept: Vec<String> = kept.iter().map(read).collect();
         assert!(kept.contains(&"precious".into()) && kept.contains(&"labels of mine".into()), "{kept:?}");
         assert_eq!(read(container.join("work.lost+found/poem")), "words");
+        let beside = container.join("work.lost+found");
+        assert_eq!(list(&beside), ["#9", "#a", "poem"]);
+        assert_eq!((read(beside.join("#9")), read(beside.join("#a/chapter"))), ("changed".into(), "one".into()));
+        assert_eq!(list(container.join("work/work")), Vec::<String>::new());
         // It is told of, and nothing is wrong with it.
         let said = w.mlfs().ok(["fsck"]);
         assert!(said.contains("put aside"), "{said}");

@@ -54,6 +54,37 @@ fn a_saved_layout_is_the_one_that_was_loaded() {
 }
 
 #[test]
+fn two_saves_into_one_layout_lose_no_image() {
+    world(|w| {
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            w.load(name, &[layer(name)]);
+            w.unguard_store();
+        }
+        let out = w.sandbox.path("out");
+        std::thread::scope(|scope| {
+            for name in names {
+                let target = format!("oci:{}:{name}", out.display());
+                scope.spawn(move || w.mlfs().ok(["image", "save", name, &target]));
+            }
+        });
+        let index = read(out.join("index.json"));
+        assert_eq!(index.matches("sha256:").count(), names.len(), "{index}");
+        // A blob that is there and damaged is written anew.
+        let blob = list(out.join("blobs/sha256")).remove(0);
+        let blob = out.join("blobs/sha256").join(blob);
+        let good = std::fs::read(&blob).expect("read");
+        let mut bytes = good.clone();
+        bytes[0] ^= 1;
+        write(&blob, bytes);
+        for name in names {
+            w.mlfs().ok(["image", "save", name, &format!("oci:{}:{name}", out.display())]);
+        }
+        assert!(std::fs::read(&blob).expect("read") == good);
+    });
+}
+
+#[test]
 fn a_saved_archive_is_loaded_again() {
     world(|w| {
         w.load("example/app:2.0", &difficult::layers());
@@ -270,5 +301,44 @@ fn info_tells_where_each_value_comes_from() {
         let mut command = w.mlfs().command();
         command.args(["--config", &own, "system", "info"]);
         fuse_tests::cli::run(&w.sandbox, &mut command).fails_saying(1, "own.toml:1");
+    });
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    world(|w| {
+        w.load("good", &[layer("1")]);
+        w.load("bad", &[layer("2")]);
+        w.unguard_store();
+        let before = store_tree(w);
+        assert_eq!(w.mlfs().ok(["image", "verify", "-q"]), "");
+        before.assert_same(&store_tree(w), Compare::ALL, "looking changes nothing");
+        let of = |key: &str| w.mlfs().json(["image", "inspect", "bad"])[0].pointer(key).cloned().expect("a value");
+        let blob = of("/Layers/0/Digest").as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
+        let index = of("/Layers/0/DiffID").as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
+        let object = fuse_tests::tree::sha256("2".repeat(100_000).as_bytes());
+        for (path, name) in [
+            (format!("blobs/sha256/{blob}"), &blob[..12]),
+            (format!("indexes/{index}"), &index[..12]),
+            (format!("objects/{}/{}", &object[..2], &object[2..]), &object[2..12]),
+        ] {
+            let path = w.mlfs().root().join(path);
+            let good = std::fs::read(&path).expect("read");
+            let mut bytes = good.clone();
+            // The middle of an index may be padding between its parts.
+            bytes[40] ^= 1;
+            std::fs::remove_file(&path).expect("unlink");
+            write(&path, bytes);
+            for names in [&["bad"][..], &[]] {
+                let outcome = w.mlfs().run(["image", "verify"].iter().chain(names));
+                assert_eq!(outcome.code, 3, "{}: {}{}", path.display(), outcome.stdout, outcome.stderr);
+                assert!(outcome.stdout.contains(name), "{} is named: {}", path.display(), outcome.stdout);
+            }
+            w.mlfs().ok(["image", "verify", "good"]);
+            std::fs::remove_file(&path).expect("unlink");
+            write(&path, good);
+        }
+        w.mlfs().ok(["image", "verify"]);
+        w.mlfs().fails(["image", "verify", "unknown"], 1, "no image unknown");
     });
 }

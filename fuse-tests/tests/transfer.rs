@@ -7,7 +7,7 @@ use std::path::Path;
 use fuse_tests::difficult;
 use fuse_tests::host::sh;
 use fuse_tests::identity::{Identity, has_program, identity, own_ids};
-use fuse_tests::world::{World, list, read, world, write};
+use fuse_tests::world::{World, list, needs_root, read, world, write};
 use fuse_tests::{Compare, LayerSpec, Tree, skip};
 
 // What a tar keeps: no inode numbers, and the count of links only as far as names are in it.
@@ -366,7 +366,7 @@ fn cp_keeps_modes_times_links_and_attributes() {
 #[test]
 fn owners_of_copies() {
     world(|w| {
-        fuse_tests::world::needs_root("gives files away");
+        needs_root("gives files away");
         small(w);
         let file = w.sandbox.file("host/file", "file");
         std::os::unix::fs::chown(&file, Some(12), Some(34)).expect("chown");
@@ -447,5 +447,54 @@ fn wrong_words_for_cp_are_wrong_usage() {
         }
         w.mlfs().fails(["cp", "unknown:/x", "y"], 1, "no container unknown");
         w.mlfs().fails(["cp", "small:/x", "y"], 1, "no container small");
+    });
+}
+
+#[test]
+fn a_copy_gives_nobody_the_power_of_another() {
+    world(|w| {
+        needs_root("gives files away");
+        let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut layer = LayerSpec::new();
+        layer.file("theirs", "x").owner(1000, 1000).mode(0o6755).xattr("security.capability", capability);
+        layer.file("roots", "x").owner(0, 0).mode(0o4755).xattr("user.kept", "k");
+        w.load("app", &[layer]);
+        w.mount("box", &["app"]);
+        w.umount("box");
+        let (plain, kept) = (w.sandbox.dir("plain"), w.sandbox.dir("kept"));
+        w.mlfs().ok(["cp", "box:/.", &text(&plain)]);
+        w.mlfs().ok(["cp", "-a", "box:/.", &text(&kept)]);
+        let (plain, kept) = (Tree::take(&plain), Tree::take(&kept));
+        for name in ["theirs", "roots"] {
+            assert_eq!((plain.node(name).mode, plain.node(name).uid), (0o755, 0), "{name}");
+            assert!(!plain.node(name).xattrs.contains_key(b"security.capability".as_slice()), "{name}");
+        }
+        assert!(plain.node("roots").xattrs.contains_key(b"user.kept".as_slice()));
+        assert_eq!((kept.node("theirs").mode, kept.node("theirs").uid), (0o6755, 1000), "-a keeps it with its owner");
+        assert!(kept.node("theirs").xattrs.contains_key(b"security.capability".as_slice()));
+    });
+}
+
+#[test]
+fn an_export_follows_no_planted_link_and_keeps_the_files_mode() {
+    world(|w| {
+        small(w);
+        let file = w.sandbox.file("out/x.tar", "old");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        let victim = w.sandbox.file("victim", "mine");
+        // The name of the unfinished work cannot be foreseen from the number of the process: the shell keeps its own.
+        let script = format!(
+            "ln -s '{}' '{}'.mlfs-$$; exec '{}' --root '{}' export small -o '{}'",
+            victim.display(),
+            file.display(),
+            fuse_tests::cli::mlfs_binary().display(),
+            w.mlfs().root().display(),
+            file.display()
+        );
+        sh(&w.sandbox, w.sandbox.root(), &script).ok();
+        assert_eq!(read(&victim), "mine");
+        assert!(std::fs::metadata(&file).expect("stat").len() > 1024);
+        assert_eq!(std::fs::metadata(&file).expect("stat").mode() & 0o777, 0o640);
+        assert!(list(w.sandbox.path("out")).iter().all(|name| !name.starts_with(".mlfs")));
     });
 }

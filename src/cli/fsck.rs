@@ -70,9 +70,13 @@ pub fn run(context: &Context, args: &FsckArgs) -> Result<ExitCode> {
     let bars = Bars::default();
     let report = fsck::run(|| context.root(), &what, how, bars.shown(context));
     bars.clear();
-    let report = report?;
+    tell(context, &report?, how, args.marks)
+}
+
+/// Tells what was found; exit code 3 where something is wrong still.
+pub fn tell(context: &Context, report: &Report, how: How, has_marks: bool) -> Result<ExitCode> {
     let is_shown = |told: &&Told| match told.grade {
-        Grade::Fine => args.marks,
+        Grade::Fine => has_marks,
         Grade::Note => !context.is_quiet,
         Grade::Leftover | Grade::Damage => true,
     };
@@ -81,7 +85,7 @@ pub fn run(context: &Context, args: &FsckArgs) -> Result<ExitCode> {
         Format::Json => output::print_json(told.into_iter().map(object).collect())?,
         Format::Table => {
             output::print_lines(told.into_iter().map(|told| line(told).into_bytes()))?;
-            output::notice(context.is_quiet, &summary(&report, how));
+            output::notice(context.is_quiet, &summary(report, how));
         }
     }
     let (_, open) = report.count();

@@ -3,10 +3,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::engine::fsck;
 use crate::engine::images::{self, ImageFacts};
 use crate::engine::load;
 use crate::engine::{EngineError, OrFail, Result, commit, save};
@@ -71,6 +73,14 @@ pub enum ImageCommand {
         /// image's own, unless said
         #[arg(value_name = "TARGET")]
         target: OsString,
+    },
+    /// Sum up the blobs, indexes and objects of images again; exit code 3 names what is damaged
+    #[command(after_help = "`mlfs fsck --repair` mends what can be mended.\n\nExamples:\n  mlfs image verify\n  \
+                            mlfs image verify app:2 debian:12")]
+    Verify {
+        /// The images, by name or digest [default: all]
+        #[arg(value_name = "IMAGE")]
+        names: Vec<String>,
     },
     /// Remove images without a name that no container needs
     Prune {
@@ -144,8 +154,19 @@ fn parse_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// Runs `mlfs image ...`.
-pub fn run(context: &Context, command: ImageCommand) -> Result<()> {
+pub fn run(context: &Context, command: ImageCommand) -> Result<ExitCode> {
+    if let ImageCommand::Verify { names } = command {
+        let bars = Bars::default();
+        let report = fsck::run(|| context.root(), &fsck::What::Images(names), fsck::How::Look, bars.shown(context));
+        bars.clear();
+        return super::fsck::tell(context, &report?, fsck::How::Look, false);
+    }
+    act(context, command).map(|()| ExitCode::SUCCESS)
+}
+
+fn act(context: &Context, command: ImageCommand) -> Result<()> {
     match command {
+        ImageCommand::Verify { .. } => Ok(()),
         ImageCommand::Load { source, name, limits } => load(context, &source, name.as_deref(), &limits.limits()),
         ImageCommand::Ls => list(context),
         ImageCommand::Inspect { names } => {

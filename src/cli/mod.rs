@@ -173,7 +173,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => container::inspect(&Context::new(&cli.global)?, &args)?,
         Command::Rename(args) => container::rename(&Context::new(&cli.global)?, &args)?,
         Command::Rm(args) => container::rm(&Context::new(&cli.global)?, &args)?,
-        Command::Image(command) => image::run(&Context::new(&cli.global)?, command)?,
+        Command::Image(command) => return image::run(&Context::new(&cli.global)?, command),
         Command::Export(args) => transfer::export(&Context::new(&cli.global)?, &args)?,
         Command::Commit(args) => transfer::commit(&Context::new(&cli.global)?, &args)?,
         Command::Cp(args) => transfer::cp(&Context::new(&cli.global)?, &args)?,

@@ -78,12 +78,12 @@ struct Level {
     /// What is still to be copied, and the path for messages.
     rest: Vec<NameBuf>,
     path: String,
+    /// Look-ups of both directories to give back at its end.
+    counted: (u64, u64),
 }
 
 impl<'a> Copy<'a> {
-    /// Nothing is copied yet.
-    ///
-    /// Look-ups are never given back: both filesystems end with this copy, and numbers must stay theirs until then.
+    /// Nothing is copied yet. Of the copy, only files with several names stay known.
     pub fn new(from: &'a Fs, to: &'a Fs, owners: Owners) -> Self {
         Copy { from, to, owners, links: HashMap::new(), buffer: vec![0; 1 << 20] }
     }
@@ -91,7 +91,7 @@ impl<'a> Copy<'a> {
     /// Copies what the directory `source` holds, and its attributes, into the empty directory `target`.
     pub fn fill(&mut self, source: NodeId, target: NodeId, path: String) -> Result<()> {
         let attr = self.from.getattr(source).or_fail(|| "cannot read the original")?.0;
-        let mut levels = vec![self.level(source, target, attr, path)?];
+        let mut levels = vec![self.level((source, 0), (target, 0), attr, path)?];
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.rest.pop() else {
                 let Some(level) = levels.pop() else { break };
@@ -104,9 +104,12 @@ impl<'a> Copy<'a> {
             let source = self.from.lookup(from, name.as_name()).or_fail(what)?;
             let made = self.make(source.id, &source.attr, to, name.as_name()).or_fail(what)?;
             if source.attr.kind == Kind::Dir {
-                let level = self.level(source.id, made, source.attr, path)?;
+                let level = self.level((source.id, 1), (made, 1), source.attr, path)?;
                 levels.push(level);
+                continue;
             }
+            self.from.forget(source.id, 1);
+            self.forget_made(made, &source.attr);
         }
         Ok(())
     }
@@ -116,7 +119,7 @@ impl<'a> Copy<'a> {
     pub fn put(&mut self, source: NodeId, dir: NodeId, name: Name<'_>) -> Result<()> {
         let attr = self.from.getattr(source).or_fail(|| "cannot read the original")?.0;
         let mut levels = Vec::new();
-        levels.extend(self.put_one(source, attr, dir, name, name.to_string())?);
+        levels.extend(self.put_one((source, 0), attr, dir, name, name.to_string())?);
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.rest.pop() else {
                 let Some(level) = levels.pop() else { break };
@@ -126,18 +129,29 @@ impl<'a> Copy<'a> {
             let (from, to) = (level.from, level.to);
             let path = format!("{}/{}", level.path, name.as_name());
             let source = self.from.lookup(from, name.as_name()).or_fail(|| format!("cannot copy {path}"))?;
-            levels.extend(self.put_one(source.id, source.attr, to, name.as_name(), path)?);
+            match self.put_one((source.id, 1), source.attr, to, name.as_name(), path)? {
+                Some(level) => levels.push(level),
+                None => self.from.forget(source.id, 1),
+            }
         }
         Ok(())
+    }
+
+    /// The copy of a file with several names stays known, to be linked to.
+    fn forget_made(&self, made: NodeId, attr: &Attr) {
+        if attr.kind == Kind::Dir || attr.nlink <= 1 {
+            self.to.forget(made, 1);
+        }
     }
 
     /// Puts every entry of the directory `source` into the directory `dir`, whose own attributes stay.
     pub fn put_content(&mut self, source: NodeId, dir: NodeId) -> Result<()> {
         let attr = self.from.getattr(source).or_fail(|| "cannot read the original")?.0;
-        for name in self.level(source, dir, attr, String::new())?.rest {
+        for name in self.level((source, 0), (dir, 0), attr, String::new())?.rest {
             let found =
                 self.from.lookup(source, name.as_name()).or_fail(|| format!("cannot copy {}", name.as_name()))?;
             self.put(found.id, dir, name.as_name())?;
+            self.from.forget(found.id, 1);
         }
         Ok(())
     }
@@ -145,7 +159,7 @@ impl<'a> Copy<'a> {
     /// Puts one entry; of two directories that become one the way in is returned.
     fn put_one(
         &mut self,
-        source: NodeId,
+        (source, counted): (NodeId, u64),
         attr: Attr,
         dir: NodeId,
         name: Name<'_>,
@@ -160,7 +174,7 @@ impl<'a> Copy<'a> {
         match (attr.kind == Kind::Dir, existing.as_ref().map(|e| e.attr.kind == Kind::Dir)) {
             (true, Some(true)) => {
                 let to = existing.map_or(dir, |e| e.id);
-                return self.level(source, to, attr, path).map(Some);
+                return self.level((source, counted), (to, 1), attr, path).map(Some);
             }
             (true, Some(false)) => return Err(clash(&path, "a directory", "what is no directory")),
             (false, Some(true)) => return Err(clash(&path, "what is no directory", "a directory")),
@@ -178,8 +192,13 @@ impl<'a> Copy<'a> {
             if existing.as_ref().is_some_and(|e| e.id == made) {
                 return self.to.unlink(dir, staged).or_fail(what);
             }
-            self.to.rename((dir, staged), (dir, name), RenameMode::Replace).or_fail(what)
+            self.to.rename((dir, staged), (dir, name), RenameMode::Replace).or_fail(what)?;
+            self.forget_made(made, &attr);
+            Ok(())
         });
+        if let Some(existing) = existing {
+            self.to.forget(existing.id, 1);
+        }
         if result.is_err()
             && let Err(error) = remove_tree(self.to, dir, staged)
         {
@@ -188,14 +207,17 @@ impl<'a> Copy<'a> {
         result.map(|()| None)
     }
 
-    fn level(&self, from: NodeId, to: NodeId, attr: Attr, path: String) -> Result<Level> {
-        let rest = names(self.from, from).or_fail(|| format!("cannot list {path}/"))?;
-        Ok(Level { from, to, attr, rest, path })
+    fn level(&self, from: (NodeId, u64), to: (NodeId, u64), attr: Attr, path: String) -> Result<Level> {
+        let rest = names(self.from, from.0).or_fail(|| format!("cannot list {path}/"))?;
+        Ok(Level { from: from.0, to: to.0, attr, rest, path, counted: (from.1, to.1) })
     }
 
     fn finish(&self, level: &Level) -> Result<()> {
         finish(self.from, level.from, self.to, level.to, &level.attr, self.owners)
-            .or_fail(|| format!("cannot copy {}/", level.path))
+            .or_fail(|| format!("cannot copy {}/", level.path))?;
+        self.from.forget(level.from, level.counted.0);
+        self.to.forget(level.to, level.counted.1);
+        Ok(())
     }
 
     /// Makes the copy of one entry; a directory is left empty and without its attributes.
@@ -333,18 +355,22 @@ pub(super) fn set_all(
     xattrs: &[(Vec<u8>, Vec<u8>)],
     owners: Owners,
 ) -> Result<(), FsError> {
-    let perm = (attr.kind != Kind::Symlink).then_some(attr.perm);
     let (uid, gid) = owners.ids(attr);
-    let stat = SetAttr { perm, uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
-    match target.setattr(to, None, &stat) {
-        Err(FsError::Perm | FsError::Overflow | FsError::Invalid) if owners != Owners::Exact => {
-            target.setattr(to, None, &SetAttr { uid: None, gid: None, ..stat })?;
-        }
-        other => drop(other?),
+    let owner = SetAttr { uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
+    let is_given = match target.setattr(to, None, &owner) {
+        Err(FsError::Perm | FsError::Overflow | FsError::Invalid) if owners != Owners::Exact => false,
+        other => other.map(|_| true)?,
+    };
+    // Under another owner, set-id bits and capabilities would be somebody else's power: as with cp(1), they go.
+    let keeps_power = is_given && !matches!(owners, Owners::Given { .. });
+    if attr.kind != Kind::Symlink {
+        let perm = if keeps_power { attr.perm } else { attr.perm & 0o1777 };
+        target.setattr(to, None, &SetAttr { perm: Some(perm), ..SetAttr::default() })?;
     }
+    let is_power = |name: &[u8]| name.starts_with(b"security.") || name.starts_with(b"trusted.");
     // Nobody takes set-id bits from a copy.
     let root = Caller { uid: 0, gid: 0, pid: 0 };
-    for (name, value) in xattrs {
+    for (name, value) in xattrs.iter().filter(|(name, _)| keeps_power || !is_power(name)) {
         match target.setxattr(root, to, name, value, SetMode::Any) {
             // The host cannot hold it (trusted and security attributes without privilege): as `cp -a` does.
             Err(FsError::Perm | FsError::Unsupported) => {

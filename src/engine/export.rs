@@ -4,13 +4,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::fs::Fs;
 use crate::store::Store;
-use crate::store::container::OwnershipForm;
+use crate::store::container::{OwnershipForm, new_id};
 
 use super::look::{self, Part, Target, View};
 use super::pack::{self, OwnersFrom, Plan};
@@ -66,21 +66,28 @@ pub fn flushed(mut out: impl Write) -> Result<()> {
     out.flush().or_fail(|| "cannot write the archive")
 }
 
-/// Writes a file whole or not at all: aside first. Where something stands that is no regular file (a pipe, a device), it
-/// is written to as it is.
+/// Writes a file whole or not at all: aside first, under a name that nobody can foresee. `mode` is that of a new file;
+/// one that is there keeps its own. Where something stands that is no regular file (a pipe, a device), it is written to
+/// as it is.
 pub fn write_file(path: &Path, mode: u32, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let what = || format!("cannot write {}", path.display());
-    let open = |path: &Path| File::options().write(true).create(true).truncate(true).mode(mode).open(path);
-    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        return write(&mut open(path).or_fail(what)?);
+    let existing = fs::metadata(path).ok();
+    if existing.as_ref().is_some_and(|meta| !meta.is_file()) {
+        return write(&mut File::options().write(true).open(path).or_fail(what)?);
     }
     // A link is written through.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut aside = path.clone().into_os_string();
-    aside.push(format!(".mlfs-{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let mut file = open(&aside).or_fail(what)?;
+    let id = new_id().or_fail(what)?;
+    let aside = path.with_file_name(format!(".mlfs-{}", id.get(..16).unwrap_or_default()));
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(&aside).or_fail(what)?;
     let written = write(&mut file).and_then(|()| {
+        if let Some(existing) = existing {
+            // Only root can give it back; whoever replaces his own file has it already.
+            if let Err(error) = std::os::unix::fs::fchown(&file, Some(existing.uid()), Some(existing.gid())) {
+                log::debug!("{} changes its owner: {error}", path.display());
+            }
+            file.set_permissions(existing.permissions()).or_fail(what)?;
+        }
         file.sync_all().or_fail(what)?;
         fs::rename(&aside, &path).or_fail(what)
     });

@@ -123,6 +123,9 @@ struct Level {
     depth: usize,
     /// Still to be packed, the next one last.
     rest: Vec<NameBuf>,
+    /// Look-ups to give back at its end: of the tree, of the layers.
+    found: Option<NodeId>,
+    below: Option<NodeId>,
 }
 
 struct Packer<'p, 'a, W> {
@@ -167,7 +170,10 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
         let mut levels = vec![first];
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.rest.pop() else {
-                levels.pop();
+                if let Some(level) = levels.pop() {
+                    level.found.iter().for_each(|id| self.plan.fs.forget(*id, 1));
+                    self.forget_below(level.below);
+                }
                 continue;
             };
             let (dir, layer_dir, owner, depth) = (level.dir, level.layer_dir, level.owner, level.depth);
@@ -179,9 +185,23 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
                 other => other.or_fail(what)?,
             };
             let below = layer_dir.map(|dir| self.find_below(dir, &name)).transpose().or_fail(what)?.flatten();
-            levels.extend(self.entry(&path, &found, below, owner, depth + 1)?);
+            match self.entry(&path, &found, below, owner, depth + 1)? {
+                Some(level) => {
+                    levels.push(Level { found: Some(found.id), below: below.map(|b| b.id), ..level });
+                }
+                None => {
+                    self.plan.fs.forget(found.id, 1);
+                    self.forget_below(below.map(|b| b.id));
+                }
+            }
         }
         Ok(())
+    }
+
+    fn forget_below(&self, id: Option<NodeId>) {
+        if let (Some(layers), Some(id)) = (self.plan.layers, id) {
+            layers.forget(id, 1);
+        }
     }
 
     fn find_below(&self, dir: NodeId, name: &NameBuf) -> Result<Option<EntryOut>, FsError> {
@@ -252,7 +272,10 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
         let plan = self.plan;
         let what = || format!("cannot list /{}", shown(&path));
         let is_wanted = |name: &NameBuf| plan.only.get(depth).is_none_or(|only| name.as_name().bytes() == only);
-        let mut rest = list(plan.fs, dir).or_fail(what)?;
+        let mut rest = match list(plan.fs, dir) {
+            Err(FsError::NotFound | FsError::Stale) => Vec::new(),
+            other => other.or_fail(what)?,
+        };
         rest.retain(is_wanted);
         if let (true, Some(layers), Some(layer_dir)) = (plan.is_delta(), plan.layers, layer_dir) {
             for name in list(layers, layer_dir).or_fail(what)? {
@@ -262,7 +285,7 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             }
         }
         rest.reverse();
-        Ok(Level { dir, layer_dir, path, owner, depth, rest })
+        Ok(Level { dir, layer_dir, path, owner, depth, rest, found: None, below: None })
     }
 
     /// Writes a whiteout or an opaque mark into the directory `dir`.
@@ -289,33 +312,46 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             .advise("rename or remove it first"));
         }
         let mut member = self.describe(attr, owner, path)?;
-        if attr.kind != Kind::Dir && attr.nlink > 1 {
-            if let Some(first) = self.links.get(&attr.ino) {
-                let link = Member { kind: MemberKind::HardLink, link: first.clone(), size: 0, ..member };
-                return self.tar.begin(&link).or_fail(written);
+        let is_linked = attr.kind != Kind::Dir && attr.nlink > 1;
+        if is_linked && let Some(first) = self.links.get(&attr.ino) {
+            let link = Member { kind: MemberKind::HardLink, link: first.clone(), size: 0, ..member };
+            return self.tar.begin(&link).or_fail(written);
+        }
+        let file = match self.gather(id, attr, &mut member) {
+            // A running container: gone since it was found.
+            Err(FsError::NotFound | FsError::Stale) => {
+                log::info!("/{} has gone while it was packed", shown(path));
+                return Ok(());
             }
+            other => other.or_fail(what)?,
+        };
+        if is_linked {
             self.links.insert(attr.ino, path.to_vec());
         }
-        for name in self.plan.fs.listxattr(id).or_fail(what)? {
-            match self.plan.fs.getxattr(id, &name) {
+        let Some(file) = file else { return self.tar.begin(&member).or_fail(written) };
+        let result = self.content(file, &member);
+        self.plan.fs.release(file);
+        result.map_err(|error| EngineError::failed(what()).because(error))
+    }
+
+    /// Everything of an entry but its content, which is opened.
+    fn gather(&self, id: NodeId, attr: &Attr, member: &mut Member) -> Result<Option<HandleId>, FsError> {
+        let fs = self.plan.fs;
+        for name in fs.listxattr(id)? {
+            match fs.getxattr(id, &name) {
                 Ok(value) => member.xattrs.push((name, value)),
                 Err(FsError::NoAttribute) => {}
-                Err(error) => return Err(EngineError::failed(what()).because(error)),
+                Err(error) => return Err(error),
             }
         }
         member.xattrs.sort();
         match attr.kind {
             Kind::Symlink => {
-                member.link = self.plan.fs.read_link(id).or_fail(what)?;
-                self.tar.begin(&member).or_fail(written)
+                member.link = fs.read_link(id)?;
+                Ok(None)
             }
-            Kind::File => {
-                let opened = self.plan.fs.open(id, OpenFlags::default()).or_fail(what)?;
-                let result = self.content(opened.handle, &member);
-                self.plan.fs.release(opened.handle);
-                result.map_err(|error| EngineError::failed(what()).because(error))
-            }
-            _ => self.tar.begin(&member).or_fail(written),
+            Kind::File => fs.open(id, OpenFlags::default()).map(|opened| Some(opened.handle)),
+            _ => Ok(None),
         }
     }
 
@@ -362,9 +398,12 @@ impl<'p, 'a, W: Write> Packer<'p, 'a, W> {
             while offset < end {
                 let room = usize::try_from(end - offset).unwrap_or(usize::MAX).min(self.buffer.len());
                 let buffer = self.buffer.get_mut(..room).unwrap_or_default();
-                let count = self.plan.fs.read(file, offset, buffer).or_fail(|| "reading")?;
+                let mut count = self.plan.fs.read(file, offset, buffer).or_fail(|| "reading")?;
                 if count == 0 {
-                    return Err(EngineError::failed("it has shrunk while it was read"));
+                    // Its size has been written: as GNU tar does.
+                    log::warn!("/{} has shrunk while it was packed: zeros stand for the rest", shown(&member.path));
+                    buffer.fill(0);
+                    count = room;
                 }
                 self.tar.data(buffer.get(..count).unwrap_or_default()).or_fail(written)?;
                 offset += count as u64;
@@ -425,4 +464,66 @@ fn name_of(path: &[u8]) -> &[u8] {
 
 fn parent_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|b| *b == b'/').and_then(|at| path.get(..at)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::assemble::{OpenAs, host_tree, open_path};
+    use crate::engine::copy::{Copy, Owners};
+
+    fn open(path: &Path) -> Fs {
+        Fs::new(host_tree(open_path(path, OpenAs::Directory).unwrap(), "t".into())).unwrap()
+    }
+
+    #[test]
+    fn what_was_packed_or_copied_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::create_dir(&to).unwrap();
+        for number in 0..300 {
+            let sub = from.join(format!("d{}", number % 10));
+            std::fs::create_dir_all(&sub).unwrap();
+            std::fs::write(sub.join(number.to_string()), "x").unwrap();
+        }
+        std::fs::hard_link(from.join("d0/0"), from.join("link")).unwrap();
+        let tree = open(&from);
+        let plan = Plan { layers: Some(&tree), ..Plan::whole(&tree) };
+        let bytes = pack(&plan, Vec::new()).unwrap();
+        assert!(bytes.len() > 300 * 512);
+        assert_eq!(tree.tree().nodes().len(), 1, "the root");
+        let target = open(&to);
+        let mut copy = Copy::new(&tree, &target, Owners::AsPossible);
+        copy.put_content(NodeId::ROOT, NodeId::ROOT).unwrap();
+        copy.put_content(NodeId::ROOT, NodeId::ROOT).unwrap();
+        assert_eq!(tree.tree().nodes().len(), 1);
+        assert!(target.tree().nodes().len() <= 4, "files with several names: {}", target.tree().nodes().len());
+        assert_eq!(std::fs::read_dir(to.join("d3")).unwrap().count(), 30);
+    }
+
+    #[test]
+    fn what_goes_or_shrinks_meanwhile_does_not_end_the_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("gone"), "gone").unwrap();
+        std::fs::write(dir.path().join("shrunk"), "0123456789").unwrap();
+        let tree = open(dir.path());
+        let look = |name: &str| tree.lookup(NodeId::ROOT, crate::model::Name::new(name.as_bytes()).unwrap()).unwrap();
+        let (gone, shrunk) = (look("gone"), look("shrunk"));
+        std::fs::remove_file(dir.path().join("gone")).unwrap();
+        std::fs::write(dir.path().join("shrunk"), "01").unwrap();
+        let plan = Plan::whole(&tree);
+        let mut packer = Packer::new(&plan, Vec::new());
+        packer.member(gone.id, b"gone", &gone.attr, (0, 0)).unwrap();
+        packer.member(shrunk.id, b"shrunk", &shrunk.attr, (0, 0)).unwrap();
+        let bytes = packer.finish().unwrap();
+        let mut reader = crate::oci::tar::TarReader::new(bytes.as_slice(), 1 << 20);
+        let member = reader.next_member().unwrap().unwrap();
+        assert_eq!((member.path.as_slice(), member.size), (&b"shrunk"[..], 10));
+        let mut content = [9; 10];
+        reader.read_chunk(&mut content).unwrap();
+        assert_eq!(&content, b"01\0\0\0\0\0\0\0\0");
+        assert!(reader.next_member().unwrap().is_none());
+    }
 }

@@ -94,18 +94,7 @@ impl Saved<'_> {
         let path = self.store.layout().blob(&blob.digest);
         let what = || format!("cannot read the blob {}", blob.digest);
         let mut file = File::open(&path).map_err(|e| StoreError::reading("open", &path, e)).or_fail(what)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            let count = file.read(&mut buffer).or_fail(what)?;
-            let bytes = buffer.get(..count).unwrap_or_default();
-            if bytes.is_empty() {
-                break;
-            }
-            hash.update(bytes);
-            write(bytes)?;
-        }
-        let found = Digest(hash.finalize().into());
+        let found = sum(&mut file, write)?;
         if found == blob.digest {
             return Ok(());
         }
@@ -116,16 +105,23 @@ impl Saved<'_> {
     /// is there.
     fn to_layout(&self, dir: &Path, tag: Option<&str>) -> Result<()> {
         let what = || format!("cannot write {}", dir.display());
-        let index_path = dir.join("index.json");
-        let lines = known_lines(dir, &index_path)?;
-        let is_new = !dir.exists();
+        let is_new = match fs::create_dir(dir) {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(EngineError::failed(what()).because(e)),
+        };
+        // Others that save here wait: the index is read, changed and written.
+        let lock = File::open(dir).or_fail(what)?;
+        lock.lock().or_fail(what)?;
         let mut made = Vec::new();
-        let result = self.fill_layout(dir, lines, tag, &mut made);
+        let lines = known_lines(dir, &dir.join("index.json"));
+        let result = lines.and_then(|lines| self.fill_layout(dir, lines, tag, &mut made));
         if result.is_err() {
-            if is_new && dir.exists() {
-                fs::remove_dir_all(dir).or_fail(what)?;
-            } else {
-                made.iter().try_for_each(fs::remove_file).or_fail(what)?;
+            made.iter().try_for_each(fs::remove_file).or_fail(what)?;
+            // What is not ours alone stays.
+            let dirs = [dir.join("blobs/sha256"), dir.join("blobs"), dir.to_owned()];
+            if is_new && dirs.iter().try_for_each(fs::remove_dir).is_err() {
+                log::debug!("{} is not empty", dir.display());
             }
         }
         result
@@ -137,13 +133,18 @@ impl Saved<'_> {
         fs::create_dir_all(dir.join("blobs/sha256")).or_fail(what)?;
         for blob in self.blobs() {
             let path = dir.join(blob_path(&blob.digest));
-            if fs::metadata(&path).is_ok_and(|meta| meta.len() == blob.size) {
+            let is_there = path.exists();
+            if is_there && sum(&mut File::open(&path).or_fail(what)?, &mut |_| Ok(()))? == blob.digest {
                 continue;
             }
             export::write_file(&path, MODE, |out| self.copy(&blob, &mut |bytes| out.write_all(bytes).or_fail(what)))?;
-            made.push(path);
+            made.extend((!is_there).then_some(path));
         }
-        export::write_file(&dir.join("oci-layout"), MODE, |out| out.write_all(LAYOUT).or_fail(what))?;
+        let mark = dir.join("oci-layout");
+        if !mark.exists() {
+            export::write_file(&mark, MODE, |out| out.write_all(LAYOUT).or_fail(what))?;
+            made.push(mark);
+        }
         let tag = self.tag(tag);
         let ref_name = |line: &Value| line.pointer("/annotations").and_then(|a| a.get(REF_NAME)).cloned();
         lines.retain(|line| ref_name(line) != Some(json!(tag)));
@@ -203,6 +204,21 @@ impl Saved<'_> {
             tar.data(bytes).or_fail(what)?;
         }
         export::flushed(tar.finish().or_fail(what)?)
+    }
+}
+
+/// Passes the bytes of a file on, and sums them up.
+fn sum(file: &mut File, pass: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let count = file.read(&mut buffer).or_fail(|| "cannot read a blob")?;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(Digest(hash.finalize().into()));
+        }
+        hash.update(bytes);
+        pass(bytes)?;
     }
 }
 

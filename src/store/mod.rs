@@ -263,6 +263,9 @@ impl Store {
     pub fn clear_trash(&self) -> Result<(), StoreError> {
         self.check_writable()?;
         let trash = self.layout.trash();
+        if !fs::symlink_metadata(&trash).reading("look at", &trash)?.is_dir() {
+            return Err(StoreError::damaged(&trash, "it is no directory"));
+        }
         for entry in fs::read_dir(&trash).reading("list", &trash)? {
             let path = entry.reading("list", &trash)?.path();
             match fs::remove_dir_all(&path) {

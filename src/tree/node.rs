@@ -568,7 +568,11 @@ mod tests {
         assert!(privileges.are_gone());
         privileges.give();
         assert!(!privileges.are_gone());
-        privileges.take(|| Ok(privileges.give())).unwrap();
+        let give = || {
+            privileges.give();
+            Ok(())
+        };
+        privileges.take(give).unwrap();
         assert!(!privileges.are_gone(), "given while they were taken");
     }
 }

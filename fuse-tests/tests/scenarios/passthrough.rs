@@ -115,6 +115,7 @@ assert os.pread(old, 4, 100) == b'llll'
 // A write through one name is seen through all, at once, whoever has which open.
 fn hard_links_under_readers(s: &mut Scene) {
     s.skip_when(!s.has_index(), "kernel overlayfs breaks hard links without index=on");
+    s.has_lower_links();
     s.layer(|l| {
         l.file("a", vec![b'l'; BIG]);
         l.hardlink("b", "a");

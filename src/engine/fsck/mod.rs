@@ -30,6 +30,8 @@ pub enum What {
     Everything,
     /// Containers, volumes and images by name.
     Names(Vec<String>),
+    /// Images by name or digest, all of them without one.
+    Images(Vec<String>),
     /// An upper that no container of the store has.
     Upper(UpperRequest),
 }
@@ -145,6 +147,7 @@ pub fn run(root: impl FnOnce() -> Result<PathBuf>, what: &What, how: How, progre
     let check = Check { store, how, progress };
     match what {
         What::Names(names) => check.names(names, &mut report)?,
+        What::Images(names) => check.images(names, &mut report)?,
         What::Everything | What::Upper(_) => check.everything(findings, &mut report)?,
     }
     Ok(report)
@@ -194,6 +197,14 @@ impl Check<'_> {
     /// Nobody collects while it is looked at. A store on read-only media may have no lock.
     fn lock(&self) -> Result<crate::store::Lock> {
         self.store.lock(Mode::Shared, Wait::Block).or_fail(|| "cannot lock the store")
+    }
+
+    fn images(&self, names: &[String], report: &mut Report) -> Result<()> {
+        let images = match names {
+            [] => self.store.load_images().or_fail(|| "cannot list images")?,
+            names => names.iter().map(|name| crate::engine::images::find(&self.store, name)).collect::<Result<_>>()?,
+        };
+        images.iter().try_for_each(|image| self.image(image, report))
     }
 
     fn names(&self, names: &[String], report: &mut Report) -> Result<()> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::marks::{Mark, Verdict, of};
+use super::repair::KERNEL_MARK;
 use super::{Checker, Object, UpperFinding, UpperRepair};
 use crate::layer::origin::Origin;
 use crate::model::finding::{Cure, Finding};
@@ -128,7 +129,7 @@ impl Checker {
         let Some(stage) = self.work_folder(STAGE)? else { return Ok(()) };
         for entry in stage.read_all()? {
             let says = match &*entry.name {
-                b"incompat" => {
+                KERNEL_MARK => {
                     "the kernel's mark of a volatile mount that has not ended: what was not synced may be lost"
                 }
                 _ => "a process that has ended was making or removing it; no name of the upper leads to it",

@@ -16,6 +16,9 @@ use crate::sys::{Dir, Place, xattr};
 use crate::upper::recover;
 use crate::upper::stage::rename_new;
 
+/// The folder in staging by which the kernel marks a volatile mount.
+pub(super) const KERNEL_MARK: &[u8] = b"incompat";
+
 /// A repair of an upper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpperRepair {
@@ -40,7 +43,8 @@ pub enum UpperRepair {
         /// `trusted.overlay.` or `user.overlay.`, as its whiteouts have it.
         like: Vec<u8>,
     },
-    /// Empty the staging folder.
+    /// Empty the staging folder: what has content is kept beside it, since a rename that was cut short may have left the
+    /// only copy of a file there.
     ClearStaging,
     /// Put something of the work directory beside it, into `WORK.lost+found/`.
     MoveAside {
@@ -99,7 +103,10 @@ impl UpperRepair {
             UpperRepair::RemoveMarks { .. } => "the mark is removed".into(),
             UpperRepair::MakeOpaque { .. } => "made opaque: it goes on showing what it shows now".into(),
             UpperRepair::HoldWhiteouts { .. } => "its directory is marked to hold whiteouts".into(),
-            UpperRepair::ClearStaging | UpperRepair::RemoveWork { .. } => "removed".into(),
+            UpperRepair::ClearStaging => {
+                "removed, or with content: moved to lost+found beside the work directory".into()
+            }
+            UpperRepair::RemoveWork { .. } => "removed".into(),
             UpperRepair::MoveAside { .. } => "moved to lost+found beside the work directory".into(),
             UpperRepair::Record { .. } => "recorded again".into(),
             UpperRepair::MarkRecord { .. } => "the mark is written".into(),
@@ -131,10 +138,7 @@ impl Checker {
                 xattr::set(&place, &[like.as_slice(), b"opaque"].concat(), b"x", SetMode::Any)?;
                 sync(&place)
             }
-            UpperRepair::ClearStaging => match self.work_folder(recover::STAGE)? {
-                Some(stage) => recover::empty(&stage),
-                None => Ok(()),
-            },
+            UpperRepair::ClearStaging => self.clear_staging(),
             UpperRepair::MoveAside { folder, name } => self.move_aside(folder.as_deref(), name),
             UpperRepair::RemoveWork { folder, name } => match self.work_folder(folder)? {
                 Some(folder) => recover::remove(&folder, name.as_name()),
@@ -206,6 +210,26 @@ impl Checker {
             Ok(()) | Err(Errno::EXIST) => records.sync(),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn clear_staging(&self) -> Result<(), FsError> {
+        let Some(stage) = self.work_folder(recover::STAGE)? else { return Ok(()) };
+        for entry in stage.read_all()? {
+            let name = Name::new(&entry.name)?;
+            let stat = stage.stat_child(name)?;
+            let has_content = match Kind::from_mode(stat.st_mode) {
+                Some(Kind::Dir) => name.bytes() != KERNEL_MARK && !stage.child(name, &stat).read_all()?.is_empty(),
+                Some(Kind::File) => stat.st_size > 0,
+                Some(Kind::Symlink) => true,
+                _ => false,
+            };
+            if has_content {
+                self.move_aside(Some(recover::STAGE), &name.to_buf())?;
+            } else {
+                recover::remove(&stage, name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Renames something of the work directory into the folder beside it.
