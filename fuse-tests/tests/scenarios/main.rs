@@ -16,6 +16,7 @@ mod names;
 mod owner;
 mod passthrough;
 mod privilege;
+mod programs;
 mod ranges;
 mod removed;
 mod rename;
