@@ -111,12 +111,17 @@ impl Mount {
         parts
     }
 
+    /// Whether this is the judge's.
+    pub fn is_judge(&self) -> bool {
+        self.driver == Driver::KernelOverlay
+    }
+
     /// Mounts (again).
     pub fn mount(&mut self, sandbox: &Sandbox) {
         // The kernel holds an upper for a moment after its unmount: "already mounted or mount point busy".
         let is_judge = self.driver == Driver::KernelOverlay;
         let attempt = || match self.try_mount(sandbox) {
-            outcome if is_judge && outcome.code != 0 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+            outcome if is_judge && outcome.code != 0 && is_held(&outcome.stderr) => Err(outcome.stderr),
             outcome => Ok(outcome),
         };
         patiently(attempt).unwrap_or_else(|error| panic!("mount: {error}")).ok();
@@ -128,7 +133,7 @@ impl Mount {
     /// Mounts the same lowers and the same upper with kernel overlayfs. mlfs must have let go of them.
     pub fn mount_by_kernel(&self, sandbox: &Sandbox) {
         let attempt = || match self.try_kernel(sandbox) {
-            outcome if outcome.code != 0 && outcome.stderr.contains("busy") => Err(outcome.stderr),
+            outcome if outcome.code != 0 && is_held(&outcome.stderr) => Err(outcome.stderr),
             outcome => Ok(outcome),
         };
         patiently(attempt).unwrap_or_else(|error| panic!("mount by the kernel: {error}")).ok();
@@ -225,11 +230,16 @@ pub fn untouchable_of_store(store: &Path) -> Vec<PathBuf> {
 
 const STATE: [&str; 5] = ["containers", "volumes", "locks", "staging", "trash"];
 
+/// Does the kernel still hold an upper? mount(8) says so in two ways.
+fn is_held(stderr: &str) -> bool {
+    stderr.contains("busy") || stderr.contains("already mounted")
+}
+
 /// Tries an unmount for a while: another test's child holds copies of our descriptors between its fork and its exec.
 pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     for _ in 0..60 {
         match attempt() {
-            Err(error) if error.contains("busy") || error.contains("is in use") => {
+            Err(error) if is_held(&error) || error.contains("is in use") => {
                 std::thread::sleep(Duration::from_millis(30))
             }
             other => return other,

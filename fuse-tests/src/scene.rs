@@ -81,6 +81,13 @@ impl Scene {
         self.not_shared = Some(reason.to_owned());
     }
 
+    /// The scenario changes hard links of layers: the kernel reads the records of root only.
+    pub fn has_lower_links(&mut self) {
+        if self.identity != Identity::Root {
+            self.is_not_shared_with_kernel("without root, kernel overlayfs has no index of hard links");
+        }
+    }
+
     /// Skips the scenario here.
     pub fn skip_when(&self, condition: bool, reason: &str) {
         if condition {

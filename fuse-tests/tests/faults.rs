@@ -56,7 +56,11 @@ impl Fault {
         let options = format!("lowerdir={},upperdir={},workdir={}", path("lower/1"), path("upper"), path("work"));
         patiently(|| {
             let outcome = run(&self.sandbox, bare(&self.sandbox).args(["overlay", "-o", &options]).arg(self.target()));
-            if outcome.code != 0 && outcome.stderr.contains("busy") { Err(outcome.stderr) } else { Ok(outcome) }
+            if outcome.code != 0 && (outcome.stderr.contains("busy") || outcome.stderr.contains("already mounted")) {
+                Err(outcome.stderr)
+            } else {
+                Ok(outcome)
+            }
         })
         .expect("mount")
         .ok();

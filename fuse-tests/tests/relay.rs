@@ -53,7 +53,11 @@ impl Relay {
             let mut mlfs = bare(&self.sandbox);
             mlfs.args(["overlay", "-o", &self.options]).arg(&target);
             let outcome = run(&self.sandbox, if runner == Kernel { &mut kernel } else { &mut mlfs });
-            if outcome.code != 0 && outcome.stderr.contains("busy") { Err(outcome.stderr) } else { Ok(outcome) }
+            if outcome.code != 0 && (outcome.stderr.contains("busy") || outcome.stderr.contains("already mounted")) {
+                Err(outcome.stderr)
+            } else {
+                Ok(outcome)
+            }
         })
         .unwrap_or_else(|error| panic!("mount by {runner:?}: {error}"))
         .ok();

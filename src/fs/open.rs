@@ -239,11 +239,11 @@ impl Fs {
                 let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
                 let file = match place.open(OFlags::RDONLY | OFlags::NONBLOCK) {
                     Ok(file) if is_file_of(node, &file)? => file,
-                    Ok(_) | Err(FsError::NotFound | FsError::Stale) => {
+                    // Even an error may be another object's: a whiteout, a socket, a link that stands there since.
+                    Ok(_) | Err(_) => {
                         let place = self.reach(node)?.ok_or(FsError::Stale)?;
                         place.open(OFlags::RDONLY | OFlags::NONBLOCK)?
                     }
-                    Err(error) => return Err(error),
                 };
                 Ok(Content::Readable(Arc::new(file)))
             }

@@ -27,6 +27,7 @@ impl Fs {
 
     /// The value as it is stored.
     pub(super) fn stored_xattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        check_kind(name)?;
         let node = self.tree.node(id)?;
         let branch = node.branch();
         let value = match (self.reach(&node)?, branch.upper()) {
@@ -125,6 +126,12 @@ impl Fs {
         let place = self.reach_writable(&node, Extent::Metadata)?;
         upper.remove_xattr(&place, name)
     }
+}
+
+/// There are attributes of the user, of root, of security modules, and access control lists. `Unsupported` for others.
+fn check_kind(name: &[u8]) -> Result<(), FsError> {
+    let has_kind = [&b"user."[..], b"trusted.", b"security."].iter().any(|kind| name.starts_with(kind));
+    if has_kind || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(FsError::Unsupported) }
 }
 
 fn check_mark(node: &Node, name: &[u8], refusal: FsError) -> Result<(), FsError> {

@@ -557,9 +557,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = match flags {
-            libc::XATTR_CREATE => SetMode::Create,
+            0 => SetMode::Any,
             libc::XATTR_REPLACE => SetMode::Replace,
-            _ => SetMode::Any,
+            _ => SetMode::Create,
         };
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_owned());
         let run =

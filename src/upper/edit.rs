@@ -7,7 +7,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
@@ -82,13 +82,23 @@ impl Upper {
     pub(crate) fn convert(&self, old: &Place, stat: &Stat, number: u64) -> Result<Place, FsError> {
         let Place::At(dir, name) = old else { return Err(FsError::Unsupported) };
         let attr = crate::sys::node::attr_of(&old.stat()?)?;
+        let before = crate::sys::node::attr_of(&dir.stat()?)?;
         let target = if stat.kind == Kind::Symlink { Some(old.read_link()?) } else { None };
-        let staged = self.stage(stat, target.as_deref())?;
-        let place = staged.place()?;
-        self.hold_stat(&place, stat)?;
-        self.set_birth_number(&place, number)?;
-        place.utimens(SetTime::To(attr.atime), SetTime::To(attr.mtime))?;
-        staged.publish(dir, Name::new(name)?, Physical::Entry)?;
+        let name = Name::new(name)?;
+        let fill = |place: &Place| {
+            self.hold_stat(place, stat)?;
+            self.set_birth_number(place, number)?;
+            place.utimens(SetTime::To(attr.atime), SetTime::To(attr.mtime))
+        };
+        if self.is_plain() {
+            replace_beside(dir, name, attr.ino, target.as_deref().unwrap_or_default(), fill)?;
+        } else {
+            let staged = self.stage(stat, target.as_deref())?;
+            fill(&staged.place()?)?;
+            staged.publish(dir, name, Physical::Entry)?;
+        }
+        // To users no name has changed.
+        Place::Dir(Arc::clone(dir)).utimens(SetTime::To(before.atime), SetTime::To(before.mtime))?;
         Ok(old.clone())
     }
 
@@ -235,11 +245,71 @@ pub(crate) struct Spot<'a> {
     pub(crate) is_dir: bool,
 }
 
+/// Puts a file with `content` that `fill` completes in the place of the object `name`, whose inode is `ino`. In a plain
+/// directory there is no place for staging: for that moment the file stands there under a name that says whose it is.
+fn replace_beside(
+    dir: &Arc<Dir>,
+    name: Name<'_>,
+    ino: u64,
+    content: &[u8],
+    fill: impl FnOnce(&Place) -> Result<(), FsError>,
+) -> Result<(), FsError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let aside = format!(".mlfs-aside-{:x}-{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let aside = Name::new(aside.as_bytes())?;
+    drop(make_node(dir, aside, Kind::File, 0, Some(content))?);
+    let replaced = fill(&Place::at(dir, aside)).and_then(|()| {
+        // Others change this directory too.
+        if dir.stat_child(name)?.st_ino != ino {
+            return Err(FsError::Stale);
+        }
+        Ok(renameat(&*dir.open()?, aside.os(), &*dir.open()?, name.os())?)
+    });
+    if replaced.is_err() {
+        recover::remove(dir, aside)?;
+    }
+    replaced
+}
+
 /// Links the object at `place` to a new name.
 pub(crate) fn link_place(place: &Place, dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
     match place {
         Place::At(from, old) => Ok(linkat(&*from.open()?, &**old, &*dir.open()?, name.os(), AtFlags::empty())?),
         Place::Fd(fd) => link_fd(fd, dir, name),
         Place::Dir(_) => Err(FsError::Perm),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upper::{Ownership, UpperSpec};
+
+    // `chown -R` in a volume without root: links and pipes of the daemon's own become files that hold their owner.
+    #[test]
+    fn links_and_pipes_of_a_plain_directory_are_given_away() {
+        let temp = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("target", temp.path().join("l")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, temp.path().join("p"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        let dir = std::fs::File::open(temp.path()).unwrap().into();
+        let ownership = Ownership::Override;
+        let spec = UpperSpec { dir, work: None, ownership, is_volatile: false, is_view: false };
+        let upper = Upper::open(spec, "volume".into()).unwrap();
+        let before = upper.root().stat().unwrap();
+        for (name, kind) in [(b"l", Kind::Symlink), (b"p", Kind::Fifo)] {
+            let place = Place::at(upper.root(), Name::new(name).unwrap());
+            let stat = Stat { kind, perm: 0o640, uid: 4242, gid: 4343, rdev: 0 };
+            assert!(upper.needs_conversion(&place, &stat).unwrap());
+            upper.convert(&place, &stat, 1).unwrap();
+            let attr = upper.reader().attr_at(&place, &place.stat().unwrap()).unwrap();
+            assert_eq!((attr.kind, attr.perm, attr.uid, attr.gid), (kind, 0o640, 4242, 4343));
+        }
+        assert_eq!(upper.reader().read_link_at(&Place::at(upper.root(), Name::new(b"l").unwrap())).unwrap(), b"target");
+        let mut names: Vec<_> = upper.root().read_all().unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        assert_eq!(names, [b"l".to_vec().into_boxed_slice(), b"p".to_vec().into_boxed_slice()]);
+        let after = upper.root().stat().unwrap();
+        assert_eq!((before.st_mtime, before.st_mtime_nsec), (after.st_mtime, after.st_mtime_nsec));
     }
 }

@@ -76,6 +76,9 @@ impl Upper {
 
     /// Keeps the inode number something was born with. The user form has no place for it on links and special files.
     pub(crate) fn set_birth_number(&self, place: &Place, number: u64) -> Result<(), FsError> {
+        if self.is_plain() {
+            return Ok(());
+        }
         match xattr::set(place, &self.mark_name("mlfs.ino")?, &number.to_le_bytes(), SetMode::Any) {
             Err(FsError::Perm | FsError::Unsupported) => Ok(()),
             other => other,
