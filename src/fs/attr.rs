@@ -2,7 +2,6 @@
 //! Attributes: GETATTR, SETATTR, READLINK, STATFS.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -37,8 +36,6 @@ pub struct SetAttr {
     pub mtime: SetTime,
     /// Who has no right to keep set-id bits and capabilities over this change.
     pub clears_for: Option<Caller>,
-    /// He may keep set-id bits when he writes to the file, though capabilities go.
-    pub may_keep_set_id: bool,
 }
 
 impl Default for SetAttr {
@@ -51,7 +48,6 @@ impl Default for SetAttr {
             atime: SetTime::Keep,
             mtime: SetTime::Keep,
             clears_for: None,
-            may_keep_set_id: false,
         }
     }
 }
@@ -59,13 +55,14 @@ impl Default for SetAttr {
 impl SetAttr {
     /// Does it set nothing, not even a time?
     fn is_nothing(&self) -> bool {
-        *self == SetAttr { clears_for: self.clears_for, may_keep_set_id: self.may_keep_set_id, ..SetAttr::default() }
+        *self == SetAttr { clears_for: self.clears_for, ..SetAttr::default() }
     }
 }
 
 impl Fs {
     /// A place in the upper that leads to `node` and nothing else. One that others have removed or replaced in a shared
-    /// branch is reached through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
+    /// branch is reached through a file open on it; without one it is
+    /// `Stale`, and the kernel looks the name up again.
     pub(super) fn reach(&self, node: &Arc<Node>) -> Result<Option<Place>, FsError> {
         match self.tree.hold(node) {
             Err(FsError::Stale) if node.branch().is_shared() => {
@@ -130,10 +127,8 @@ impl Fs {
                 place
             }
         };
-        if (set.size.is_some() || set.is_nothing() && set.clears_for.is_some()) && node.kind() == Kind::File {
-            // chown(2) that changes nothing looks the same, and takes set-id bits whoever calls it.
-            let keeps_set_id = set.may_keep_set_id && self.handles.is_written(&node);
-            self.clear_privileges(&node, &place, set.clears_for.filter(|_| !keeps_set_id))?;
+        if (set.size.is_some() || set.is_nothing()) && node.kind() == Kind::File {
+            self.clear_privileges(&node, &place, set.clears_for)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
         let mut place = place;
@@ -156,7 +151,7 @@ impl Fs {
             }
         }
         if changes_stat {
-            node.has_no_privileges.store(false, Ordering::Relaxed);
+            node.privileges.give();
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             place.utimens(set.atime, set.mtime)?;
