@@ -488,8 +488,8 @@ fn filesystems_below_a_bind() {
 #[test]
 fn a_volume_goes_with_the_directory_above_it() {
     world(|w| {
-        let args = ["-v", "vol:/a/deep/v", "--layer", &base(w)];
-        let root = w.mount("box", &args);
+        let base = base(w);
+        let root = w.mount("box", &["-v", "vol:/a/deep/v", "--layer", &base]);
         write(root.join("a/deep/v/f"), "in the volume");
         std::fs::create_dir(root.join("empty2")).expect("mkdir");
         std::fs::rename(root.join("a"), root.join("b")).expect("rename of the directory above");
@@ -504,7 +504,7 @@ fn a_volume_goes_with_the_directory_above_it() {
             assert_eq!(errno_of(result), Some(Errno::BUSY), "{what}");
         }
         assert_eq!(errno_of(std::fs::rename(root.join("empty2"), root.join("b"))), Some(Errno::NOTEMPTY));
-        let other = w.mount("other", &["-v", "vol:/v", "--layer", &base(w)]);
+        let other = w.mount("other", &["-v", "vol:/v", "--layer", &base]);
         assert_eq!(list(other.join("v")), ["f", "g"]);
     });
 }
