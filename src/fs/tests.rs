@@ -16,6 +16,8 @@ use crate::model::{Cookie, Kind, Name};
 use crate::tree::Base;
 use crate::upper::{Ownership, UpperSpec};
 
+mod open;
+
 fn caller() -> Caller {
     Caller { uid: crate::sys::proc::euid(), gid: crate::sys::proc::egid(), pid: 1 }
 }

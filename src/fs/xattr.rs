@@ -3,7 +3,6 @@
 //! set, except in plain directories (volumes, binds), where nothing is a mark.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::privilege::SETGID;
@@ -80,11 +79,12 @@ impl Fs {
         }
         let place = self.reach_writable(&node, Extent::Metadata)?;
         let stored = map_acl(name, value.to_vec(), |uid| self.uids.to_inner(uid), |gid| self.gids.to_inner(gid))?;
-        node.has_no_privileges.store(false, Ordering::Relaxed);
-        match Acl::parse(value).filter(|_| name == acl::ACCESS) {
+        let result = match Acl::parse(value).filter(|_| name == acl::ACCESS) {
             Some(list) => self.set_access_list(caller, &node, &place, &list, &stored),
             None => upper.set_xattr(&place, name, &stored, SetMode::Any),
-        }
+        };
+        node.privileges.give();
+        result
     }
 
     /// Sets the list that is checked at access, and the mode that follows from it.

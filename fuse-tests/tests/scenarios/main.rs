@@ -14,6 +14,7 @@ mod marks;
 mod merge;
 mod names;
 mod owner;
+mod passthrough;
 mod privilege;
 mod programs;
 mod ranges;
