@@ -86,6 +86,9 @@ pub enum Convention {
     FuseOverlayfs,
     /// `.wh.NAME` and `.wh..wh..opq` (AUFS and OCI).
     Aufs,
+    /// Empty files with `overlay.whiteout`, in directories with `overlay.opaque=x`; `overlay.opaque=y`. Under `trusted.`
+    /// as root, else under `user.`.
+    Attribute,
 }
 
 /// The second that undated items carry; each item adds its position, so that no two are equal.
@@ -240,14 +243,33 @@ fn write_whiteout(path: &Path, convention: Convention) {
         let mut name = b".wh.".to_vec();
         name.extend_from_slice(path.file_name().expect("a name").as_bytes());
         std::fs::write(path.with_file_name(OsStr::from_bytes(&name)), b"").expect("whiteout");
+    } else if convention == Convention::Attribute {
+        std::fs::write(path, b"").expect("whiteout");
+        set_mark(path, "whiteout", b"y");
+        let dir = path.parent().expect("a parent");
+        if !crate::tree::xattrs(dir).contains_key(mark("opaque").as_bytes()) {
+            set_mark(dir, "opaque", b"x");
+        }
     } else {
         // The kernel lets everybody make 0:0 since 5.8.
         make_node(path, FileType::CharacterDevice, 0, 0);
     }
 }
 
+/// The name under which the kernel keeps a mark: `trusted.` for root, else `user.`.
+pub fn mark(name: &str) -> String {
+    let space = if crate::identity::identity() == crate::identity::Identity::Root { "trusted" } else { "user" };
+    format!("{space}.overlay.{name}")
+}
+
+fn set_mark(path: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(path, mark(name), value, XattrFlags::empty())
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
 fn write_opaque(path: &Path, convention: Convention) {
     let name = match convention {
+        Convention::Attribute => return set_mark(path, "opaque", b"y"),
         Convention::Trusted => "trusted.overlay.opaque",
         Convention::UserXattr => "user.overlay.opaque",
         Convention::FuseOverlayfs => "user.fuseoverlayfs.opaque",

@@ -195,8 +195,7 @@ fn damaged_marks_are_errors_on_their_names_only() {
             l.file("d/f", "f");
             l.file("opaque/file", "hidden");
         });
-        let space = if identity() == Identity::Root { "trusted" } else { "user" };
-        let mark = |name: &str| format!("{space}.overlay.{name}");
+        let mark = fuse_tests::layers::mark;
         let redirects = ["", "/", ".", "..", "../d", "/../d", "/d/../d", "a/b", "//d", "/d/", "/d//f", "/."];
         let top = w.layer("top", |l| {
             for (number, target) in redirects.iter().enumerate() {

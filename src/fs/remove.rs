@@ -37,19 +37,24 @@ impl Fs {
             Resolved::Mounted(_) => return Err(FsError::Busy),
             Resolved::Found(sources) => sources,
         };
+        let mut own = None;
         match (sources.kind(), wants_dir) {
             (Kind::Dir, false) => return Err(FsError::IsDir),
             (Kind::Dir, true) => {
                 let (node, _) = self.tree.enter(&parent, name, sources.clone())?;
-                let is_empty = self.tree.is_empty_dir(&resolving, &node);
                 self.forget(node.id(), 1);
-                if !is_empty? {
-                    return Err(FsError::NotEmpty);
-                }
+                own = Some(node);
             }
             (_, true) => return Err(FsError::NotDir),
             (_, false) if sources.is_linked_below() => return Err(FsError::Stale),
             (_, false) => {}
+        }
+        // Held to the end: what is empty stays empty until it is gone, because all that is in it goes with it.
+        let _own_names = own.as_ref().map(|own| lock(&own.names));
+        if let Some(own) = &own
+            && !self.tree.is_empty_dir(&resolving, own)?
+        {
+            return Err(FsError::NotEmpty);
         }
         let known = self.tree.peek(&parent, &sources);
         let hold = hold(known.as_deref(), &sources)?;

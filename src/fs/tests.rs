@@ -16,6 +16,8 @@ use crate::model::{Cookie, Kind, Name};
 use crate::tree::Base;
 use crate::upper::{Ownership, UpperSpec};
 
+mod open;
+
 fn caller() -> Caller {
     Caller { uid: crate::sys::proc::euid(), gid: crate::sys::proc::egid(), pid: 1 }
 }
@@ -775,6 +777,18 @@ fn metadata_only_files_of_layers_are_read_from_below() {
 }
 
 #[test]
+fn what_has_no_name_counts_no_links() {
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|l| {
+        l.file("f", b"f").unwrap().dir("d", 0o755).unwrap();
+    })]);
+    let (file, dir) = (fs.at("/f").id, fs.at("/d").id);
+    fs.rm("/f").unwrap();
+    fs.rm_dir("/d").unwrap();
+    assert_eq!((fs.getattr(file).unwrap().0.nlink, fs.getattr(dir).unwrap().0.nlink), (0, 0));
+}
+
+#[test]
 fn a_write_to_a_link_whose_known_name_is_gone_is_kept() {
     let sandbox = Sandbox::new();
     let lower = |text: &str| sandbox.temp.path().join("lower").join(text);
@@ -845,6 +859,34 @@ fn a_file_replaced_by_rename_is_never_mistaken_for_its_successor() {
             });
         }
     });
+}
+
+#[test]
+fn what_is_made_in_a_directory_never_goes_with_its_removal() {
+    const ROUNDS: usize = 200;
+    let sandbox = Sandbox::new();
+    let fs = sandbox.fs(vec![layer(|l| {
+        for round in 0..ROUNDS {
+            l.file(&format!("d{round}/gone"), b"").unwrap();
+        }
+    })]);
+    for round in 0..ROUNDS {
+        // The whiteout in it is no entry, but it keeps the host from removing the directory as an empty one.
+        fs.rm(&format!("/d{round}/gone")).unwrap();
+        let (dir, own) = (fs.at(&format!("/d{round}")).id, format!("d{round}"));
+        let start = std::sync::Barrier::new(2);
+        let (made, removed) = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                start.wait();
+                fs.create(caller(), dir, name("made"), &new_node(Kind::File, 0o600)).map(|_| ())
+            });
+            start.wait();
+            let removed = fs.rmdir(NodeId::ROOT, name(&own));
+            (maker.join().unwrap(), removed)
+        });
+        assert!(made.is_err() || removed.is_err(), "round {round}: both succeeded");
+        assert_eq!(made.is_ok(), fs.lookup(NodeId::ROOT, name(&own)).is_ok(), "round {round}: {made:?} {removed:?}");
+    }
 }
 
 #[test]

@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{OFlags, Stat};
 
 use super::origin::{Origin, Side, Uuid, uuid_of};
 use super::whiteout::{self, DirMarks, OciName, OciName::Plain};
-use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Metacopy, Traits};
+use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Metacopy};
 use crate::model::cookie::NameHash;
 use crate::model::sync::lock;
 use crate::model::{Attr, Cookie, FsError, Kind, Name, Time};
@@ -50,6 +51,8 @@ pub struct DirLayer {
     /// Removed directories can be told by their link count: not on every filesystem of users.
     counts_links: bool,
     listings: Mutex<VecDeque<Cached>>,
+    /// How often we have changed a directory: a listing that was read meanwhile may lack what was made.
+    changes: AtomicU64,
     /// Identity of the root's filesystem, once somebody has asked.
     uuid: OnceLock<Option<Uuid>>,
 }
@@ -78,7 +81,15 @@ impl DirLayer {
     /// Reads `root` as a layer.
     pub fn from_dir(root: Arc<Dir>, label: String, form: HostForm) -> Self {
         let counts_links = root.stat().is_ok_and(|stat| stat.st_nlink > 0);
-        DirLayer { root, label, form, counts_links, listings: Mutex::default(), uuid: OnceLock::new() }
+        DirLayer {
+            root,
+            label,
+            form,
+            counts_links,
+            listings: Mutex::default(),
+            changes: AtomicU64::new(0),
+            uuid: OnceLock::new(),
+        }
     }
 
     /// The root directory.
@@ -314,20 +325,24 @@ impl DirLayer {
         if let Some(cached) = lock(&self.listings).iter().find(is_good) {
             return Ok(Arc::clone(&cached.listing));
         }
+        let changes = self.changes.load(Ordering::Acquire);
         let listing = self.load_listing(dir)?;
         let mut listings = lock(&self.listings);
+        let is_current = changes == self.changes.load(Ordering::Acquire);
         listings.retain(|cached| cached.dir != dir.id());
         if listings.len() >= LISTINGS {
             listings.pop_front();
         }
-        listings.push_back(Cached { dir: dir.id(), stamp: Some(stamp), listing: Arc::clone(&listing) });
+        listings.push_back(Cached { dir: dir.id(), stamp: is_current.then_some(stamp), listing: Arc::clone(&listing) });
         Ok(listing)
     }
 
     /// The directory was changed by us: a listing that begins anew reads it again, whatever its times say (they may be
     /// coarser than two changes are apart).
     pub fn outdate_listing(&self, dir: &Arc<Dir>) {
-        for cached in lock(&self.listings).iter_mut().filter(|cached| cached.dir == dir.id()) {
+        let mut listings = lock(&self.listings);
+        self.changes.fetch_add(1, Ordering::Release);
+        for cached in listings.iter_mut().filter(|cached| cached.dir == dir.id()) {
             cached.stamp = None;
         }
     }
@@ -381,10 +396,6 @@ fn has_child(dir: &Arc<Dir>, name: Name<'_>) -> Result<bool, FsError> {
 impl Layer for DirLayer {
     fn label(&self) -> String {
         self.label.clone()
-    }
-
-    fn traits(&self) -> Traits {
-        Traits { is_immutable: false }
     }
 
     fn root(&self) -> Result<Found, FsError> {

@@ -10,7 +10,7 @@ use super::index::format::Record;
 use super::index::read::{Content, Slot};
 use super::index::{Index, IndexError, Stats};
 use super::whiteout::is_mark;
-use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Traits};
+use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind};
 use crate::model::{Attr, Cookie, Digest, FsError, Kind, Name, Time};
 
 /// Contents by digest.
@@ -127,10 +127,6 @@ impl ImageLayer {
 impl Layer for ImageLayer {
     fn label(&self) -> String {
         self.label.clone()
-    }
-
-    fn traits(&self) -> Traits {
-        Traits { is_immutable: true }
     }
 
     fn root(&self) -> Result<Found, FsError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Traits};
+use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind};
 use crate::model::cookie::NameHash;
 use crate::model::name::components;
 use crate::model::{Attr, Cookie, FsError, Kind, Name, NameBuf, Time};
@@ -146,10 +146,6 @@ impl MemLayer {
 impl Layer for MemLayer {
     fn label(&self) -> String {
         "memory".to_owned()
-    }
-
-    fn traits(&self) -> Traits {
-        Traits { is_immutable: true }
     }
 
     fn root(&self) -> Result<Found, FsError> {

@@ -101,13 +101,6 @@ pub struct Metacopy {
     pub redirect: Option<whiteout::Redirect>,
 }
 
-/// What may be assumed of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traits {
-    /// Nobody changes it while it is mounted, proven by its format (image layers), not only promised (directories).
-    pub is_immutable: bool,
-}
-
 /// A read-only layer.
 ///
 /// Errors of all methods: what the host answered (`Access` for a directory that may not be read, `Host` for I/O
@@ -116,9 +109,6 @@ pub struct Traits {
 pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Digest or path, for messages.
     fn label(&self) -> String;
-
-    /// What may be assumed of the layer.
-    fn traits(&self) -> Traits;
 
     /// The root directory.
     fn root(&self) -> Result<Found, FsError>;

@@ -129,4 +129,73 @@ fn of_other_kinds_change(s: &mut Scene) {
     s.lists("", &["d", "p", "s"]);
 }
 
-scenarios! { of_other_kinds_change, in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }
+// Groups of four names over directories and layers: hidden, whited out, covered, renamed onto each other.
+fn groups_of_layers(s: &mut Scene) {
+    s.skip_when(!s.has_index(), "kernel overlayfs: index=on works in the initial namespace only");
+    s.layer(|l| {
+        for number in 0..6 {
+            l.file(format!("g{number}/a"), "one");
+            for other in [format!("g{number}/b"), format!("c{number}"), format!("g{number}/d")] {
+                l.hardlink(other, format!("g{number}/a"));
+            }
+        }
+        l.symlink("s1", "target");
+        l.node("p1", fuse_tests::layers::What::Fifo);
+    });
+    s.layer(|l| {
+        l.file("g1/a", "two");
+        l.hardlink("x1", "g1/a");
+        l.whiteout("g2/b");
+        l.whiteout("c2");
+    });
+    s.mount();
+    let script = "
+def text(path): return open(path).read()
+def append(path, more):
+    with open(path, 'a') as file: file.write(more)
+def is_one(*paths): return len({os.lstat(path).st_ino for path in paths}) == 1
+# A name of one layer's group hides one of another's.
+append('g1/b', '+'); append('g1/a', '#')
+assert [text(path) for path in ('g1/a', 'x1', 'g1/b', 'c1', 'g1/d')] == ['two#', 'two#', 'one+', 'one+', 'one+']
+assert is_one('g1/a', 'x1') and is_one('g1/b', 'c1', 'g1/d') and not is_one('g1/a', 'g1/b')
+# Names that a layer has whited out.
+os.chmod('g2/d', 0o600)
+assert os.stat('g2/a').st_mode & 0o777 == 0o600 and is_one('g2/a', 'g2/d')
+os.unlink('g2/a'); append('g2/d', '!')
+# Renamed, linked again, covered by a name of the same file: then nothing happens.
+os.rename('g4/a', 'g4/n'); os.link('g4/b', 'linked')
+assert is_one('g4/n', 'linked', 'c4') and os.stat('linked').st_nlink == 5
+os.rename('linked', 'c4'); os.rename('g4/n', 'g4/d')
+assert is_one('linked', 'c4', 'g4/n', 'g4/d', 'g4/b') and os.stat('c4').st_nlink == 5
+with open('over', 'w') as file: file.write('over')
+os.rename('over', 'c4')
+assert os.stat('g4/b').st_nlink == 4
+# Names go without a copy-up; then another one moves and changes.
+os.unlink('g5/a'); os.unlink('g5/b')
+assert os.stat('c5').st_nlink == 2
+os.rename('c5', 'g5/z'); os.unlink('g5/d'); append('g5/z', '!')
+assert os.stat('g5/z').st_nlink == 1 and text('g5/z') == 'one!'
+# In a directory that moves.
+os.rename('g0', 'moved'); append('moved/a', '+')
+assert text('c0') == 'one+' and is_one('moved/a', 'c0', 'moved/b') and os.stat('c0').st_nlink == 4
+os.unlink('c0')
+";
+    s.python(script).ok();
+    s.remount();
+    let one = |paths: &[&str], text: &str, count: u64| {
+        for path in paths {
+            assert_eq!(s.read(path), text, "{path}");
+            assert_eq!(number_and_count(s, path), (number_and_count(s, paths[0]).0, count), "{path}");
+        }
+    };
+    one(&["g1/a", "x1"], "two#", 2);
+    one(&["g4/b", "g4/d", "g4/n", "linked"], "one", 4);
+    one(&["g5/z"], "one!", 1);
+    one(&["moved/a", "moved/b", "moved/d"], "one+", 3);
+    assert_eq!((s.read("g2/d"), s.read("c4")), ("one!".into(), "over".into()));
+    s.lists("g5", &["z"]);
+    s.lists("g2", &["d"]);
+}
+
+scenarios! {
+groups_of_layers, of_other_kinds_change, in_the_upper, in_a_lower_are_shown, in_a_lower_survive_copy_up, to_a_lower_file, errors }

@@ -21,8 +21,7 @@ trait Marked {
 
 impl Marked for Item {
     fn mark(&mut self, mark: &str, value: impl AsRef<[u8]>) -> &mut Item {
-        let space = if fuse_tests::identity::identity() == Identity::Root { "trusted" } else { "user" };
-        self.xattr(&format!("{space}.overlay.{mark}"), value)
+        self.xattr(&fuse_tests::layers::mark(mark), value)
     }
 }
 

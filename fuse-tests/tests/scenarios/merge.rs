@@ -172,7 +172,82 @@ fn copy_up_keeps_the_number(s: &mut Scene) {
     assert_eq!((number("f"), number("d")), (file, dir));
 }
 
+// One file, one number: over copy-up, rename, links and a remount, and no two files the same, in whatever layer they are.
+fn numbers_are_kept_and_unique(s: &mut Scene) {
+    s.skip_when(!s.driver.is_mlfs(), "kernel overlayfs numbers a renamed or merged file anew in some of these cases");
+    s.is_not_judged("numbers are not compared");
+    for layer in 0..3 {
+        s.layer(|l| {
+            for name in ["read", "written", "moved", "linked", "swapped", "replaced"] {
+                l.file(format!("from-{layer}/{name}"), name);
+                l.file(format!("merged/{name}-{layer}"), name);
+            }
+            l.file("merged/everywhere", format!("{layer}"));
+            l.dir(format!("from-{layer}/moved-dir/sub"));
+            l.file(format!("from-{layer}/moved-dir/sub/f"), "f");
+        });
+    }
+    s.mount();
+    let number = |s: &Scene, path: &str| {
+        std::os::unix::fs::MetadataExt::ino(&s.p(path).symlink_metadata().unwrap_or_else(|e| panic!("{path}: {e}")))
+    };
+    let mut moves: Vec<(String, String)> = Vec::new();
+    for layer in 0..3 {
+        let here = format!("from-{layer}");
+        for (from, to) in [
+            ("read", "read"),
+            ("written", "written"),
+            ("moved", "moved-away"),
+            ("linked", "link"),
+            ("swapped", "replaced"),
+            ("replaced", "swapped"),
+            ("moved-dir", "new-place"),
+            ("moved-dir/sub", "new-place/sub"),
+            ("moved-dir/sub/f", "new-place/sub/f"),
+            ("", ""),
+        ] {
+            moves.push((format!("{here}/{from}"), format!("{here}/{to}")));
+        }
+    }
+    for name in ["merged", "merged/everywhere", "merged/written-0", "merged/read-1", "merged/read-2"] {
+        moves.push((name.into(), name.into()));
+    }
+    let before: Vec<u64> = moves.iter().map(|(from, _)| number(s, from)).collect();
+    let distinct: std::collections::BTreeSet<_> = before.iter().collect();
+    assert_eq!(distinct.len(), before.len());
+    let script = "
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for layer in range(3):
+    here = 'from-%d/' % layer
+    for name in (here + 'written', 'merged/written-0', 'merged/everywhere'):
+        with open(name, 'a') as file: file.write('+')
+    os.rename(here + 'moved', here + 'moved-away')
+    os.link(here + 'linked', here + 'link')
+    assert libc.renameat2(-100, (here + 'swapped').encode(), -100, (here + 'replaced').encode(), 2) == 0
+    os.rename(here + 'moved-dir', here + 'new-place')
+    os.chmod(here + 'new-place/sub/f', 0o600)
+    with open(here + 'made', 'w') as file: file.write('new')
+for root, dirs, files in os.walk('.'):
+    for entry in os.scandir(root):
+        assert entry.inode() == os.lstat(entry.path).st_ino, entry.path
+files = [os.path.join(root, name) for root, dirs, names in os.walk('.') for name in dirs + names]
+assert len({os.lstat(path).st_ino for path in files}) == len(files) - 3, 'three files have two names each'
+";
+    s.python(script).ok();
+    let check = |s: &Scene, when: &str| {
+        for ((_, to), before) in moves.iter().zip(&before) {
+            assert_eq!(number(s, to), *before, "{to} {when}");
+        }
+    };
+    check(s, "after the changes");
+    s.remount();
+    check(s, "after a remount");
+    s.python(&script[script.find("for root, dirs, files").expect("there")..]).ok();
+}
+
 scenarios! {
     shadowing, kinds_replace_each_other, file_in_the_middle_cuts, many_layers, symlinks_stay_symlinks,
     hostile_symlink_parents, listing_agrees_with_stat, copy_up_keeps_the_number,
+    numbers_are_kept_and_unique,
 }

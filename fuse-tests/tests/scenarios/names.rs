@@ -110,4 +110,197 @@ assert len(os.listdir('big')) == 1200
     s.python(script).ok();
 }
 
-scenarios! { not_utf8, of_255_bytes, paths_beyond_4096, listed_while_deleting, listed_while_creating }
+// Every operation on names of 252 to 255 bytes: nothing that is put before or after a name may make it too long.
+fn of_252_to_255_bytes(s: &mut Scene) {
+    s.layer(|l| {
+        for length in 252..=255 {
+            let name = |first: char| format!("{first}{}", "n".repeat(length - 1));
+            for first in ['c', 'u', 'r', 't', 'w', 'm'] {
+                l.file(name(first), "lower").mode(0o640);
+            }
+            l.file(name('k'), "linked");
+            l.file(format!("{}/x", name('d')), "x");
+            l.file(format!("{}/x", name('o')), "x");
+            l.file(format!("{}/x", name('e')), "x");
+        }
+    });
+    s.layer(|l| {
+        for length in 252..=255 {
+            // A whiteout of 252 bytes or more cannot be written by name: `.wh.` and it have more than 255.
+            l.file(format!("{}/y", "v".repeat(length)), "y");
+        }
+    });
+    s.mount();
+    let script = "
+for length in range(252, 256):
+    name = lambda first: first + 'n' * (length - 1)
+    with open(name('c'), 'a') as file: file.write('+')
+    os.chmod(name('m'), 0o600); os.utime(name('m'), (1, 2)); os.setxattr(name('m'), 'user.x', b'y')
+    os.unlink(name('u'))
+    os.rename(name('r'), name('s'))
+    os.rename(name('t'), name('w'))
+    with open(name('u'), 'w') as file: file.write('again')
+    open(name('f'), 'x').close(); os.mkdir(name('g')); os.symlink(name('f'), name('h')); os.mkfifo(name('i'))
+    os.link(name('f'), name('j')); os.unlink(name('j')); os.rmdir(name('g')); os.mkdir(name('g')); os.rmdir(name('g'))
+    os.unlink(name('d') + '/x'); os.rmdir(name('d')); os.mkdir(name('d'))
+    os.unlink(name('e') + '/x'); os.mkdir(name('q')); os.rename(name('q'), name('e'))
+    os.unlink(name('v')[:1] * length + '/y')
+    assert os.listdir(name('d')) == [] and os.listdir(name('e')) == []
+    for long in ('n' * 256, 'n' * 300):
+        for call in (os.mkdir, os.stat, os.unlink, lambda path: open(path, 'w'), lambda path: os.rename(name('f'), path)):
+            try: call(long)
+            except OSError as error: assert error.errno == errno.ENAMETOOLONG, error
+            else: raise SystemExit('a name of %d bytes' % len(long))
+";
+    s.python(script).ok();
+    s.remount();
+    for length in 252..=255 {
+        let name = |first: char| format!("{first}{}", "n".repeat(length - 1));
+        assert_eq!((s.read(&name('c')), s.read(&name('u'))), ("lower+".into(), "again".into()));
+        assert!(!s.has(&name('r')) && !s.has(&name('t')));
+        s.lists(&name('d'), &[]);
+        s.lists(&name('e'), &[]);
+        s.lists(&"v".repeat(length), &[]);
+    }
+}
+
+fn of_255_bytes_in_lower_directories(s: &mut Scene) {
+    s.skip_when(!s.has_index(), "kernel overlayfs: redirect_dir and index work in the initial namespace only");
+    let (dir, linked) = ("d".repeat(255), "l".repeat(255));
+    s.layer(|l| {
+        l.file(format!("{dir}/{dir}/f"), "f");
+        l.file(&linked, vec![b'l'; 70_000]);
+        l.hardlink("other", &linked);
+    });
+    s.mount();
+    let moved = "m".repeat(255);
+    std::fs::rename(s.p(&dir), s.p(&moved)).expect("rename of a lower directory");
+    let inner = format!("{moved}/{}", "i".repeat(255));
+    std::fs::rename(s.p(format!("{moved}/{dir}")), s.p(&inner)).expect("and of the one in it");
+    std::fs::hard_link(s.p(&linked), s.p("h".repeat(255))).expect("link");
+    s.python("os.chmod('h' * 255, 0o600); os.rename('l' * 255, 'k' * 255)").ok();
+    s.remount();
+    assert_eq!(s.read(&format!("{inner}/f")), "f");
+    assert_eq!(s.tree().node("other").mode, 0o600);
+}
+
+// Sixty levels, layers in between: at each some levels are replaced, deleted, made opaque, made again.
+fn sixty_levels(s: &mut Scene) {
+    let path = |depth: usize| (0..depth).map(|level| format!("l{level}")).collect::<Vec<_>>().join("/");
+    s.layer(|l| {
+        for depth in 1..=60 {
+            l.file(format!("{}/one", path(depth)), depth.to_string());
+        }
+    });
+    s.layer(|l| {
+        for depth in (1..=60).step_by(3) {
+            l.file(format!("{}/two", path(depth)), depth.to_string());
+        }
+        l.whiteout(format!("{}/one", path(20)));
+        l.opaque(path(40));
+    });
+    s.layer(|l| {
+        l.file(format!("{}/three", path(50)), "three");
+        l.whiteout(path(55));
+    });
+    s.layer(|l| {
+        l.file(format!("{}/four", path(60)), "four");
+    });
+    s.mount();
+    let check = |s: &Scene, depth: usize, names: &[&str]| {
+        let mut names = names.to_vec();
+        let next = format!("l{depth}");
+        if depth < 60 {
+            names.insert(0, &next);
+        }
+        s.lists(&path(depth), &names);
+    };
+    check(s, 1, &["one", "two"]);
+    check(s, 19, &["one", "two"]);
+    check(s, 20, &[]);
+    check(s, 39, &["one"]);
+    check(s, 40, &["two"]);
+    check(s, 41, &[]);
+    check(s, 50, &["three"]);
+    check(s, 54, &[]);
+    check(s, 55, &[]);
+    check(s, 60, &["four"]);
+    s.write(&format!("{}/five", path(60)), "five");
+    std::fs::remove_file(s.p(format!("{}/one", path(30)))).expect("unlink");
+    std::fs::remove_dir_all(s.p(path(52))).expect("rm -r");
+    std::fs::create_dir_all(s.p(path(60))).expect("mkdir -p");
+    s.remount();
+    check(s, 30, &[]);
+    check(s, 60, &[]);
+    check(s, 52, &[]);
+    check(s, 51, &[]);
+}
+
+// The names that conventions and mlfs itself use are the user's like any other.
+fn that_look_like_marks(s: &mut Scene) {
+    let names = [
+        ".wh.",
+        ".wh..",
+        ".wh...",
+        ".wh..wh.",
+        ".wh..wh..opq",
+        ".wh..wh.plnk",
+        ".wh..wh.aufs",
+        ".wh.lower",
+        ".wh.dir",
+        "#1",
+        "#12",
+        "index",
+        "indexes",
+        "mlfs-links",
+        "work",
+        "incompat",
+        "copy-1-0-1",
+    ];
+    s.layer(|l| {
+        l.file("lower", "l");
+        l.file("dir/lower", "l");
+    });
+    s.mount();
+    let check = |s: &Scene| {
+        for dir in ["", "dir/", "new/"] {
+            for name in names {
+                assert_eq!(s.read(&format!("{dir}{name}")), "mine", "{dir}{name}");
+            }
+        }
+        let mut all: Vec<&str> = names.to_vec();
+        all.push("lower");
+        all.sort_unstable();
+        s.lists("dir", &all);
+        assert_eq!(s.read("lower"), "l");
+    };
+    std::fs::create_dir(s.p("new")).expect("mkdir");
+    for dir in ["", "dir/", "new/"] {
+        for name in names {
+            s.write(&format!("{dir}{name}"), "mine");
+        }
+    }
+    check(s);
+    s.remount();
+    check(s);
+    for name in names {
+        std::fs::rename(s.p(format!("dir/{name}")), s.p(format!("{name}-moved"))).expect("rename");
+        std::fs::remove_file(s.p(name)).expect("unlink");
+        std::fs::remove_file(s.p(format!("new/{name}"))).expect("unlink");
+        std::fs::create_dir(s.p(format!("dir/{name}"))).expect("mkdir");
+        std::fs::write(s.p(format!("dir/{name}/.wh.x")), "mine").expect("write");
+    }
+    s.lists("new", &[]);
+    s.remount();
+    for name in names {
+        s.lists(&format!("dir/{name}"), &[".wh.x"]);
+        std::fs::remove_dir_all(s.p(format!("dir/{name}"))).expect("rm -r");
+    }
+    s.lists("dir", &["lower"]);
+    std::fs::remove_dir(s.p("new")).expect("rmdir");
+}
+
+scenarios! {
+    not_utf8, of_255_bytes, of_252_to_255_bytes, of_255_bytes_in_lower_directories, paths_beyond_4096, sixty_levels,
+    that_look_like_marks, listed_while_deleting, listed_while_creating,
+}

@@ -238,7 +238,136 @@ fn users_own_wh_names(s: &mut Scene) {
     s.lists("", &[".wh.dir", ".wh.foo", "dir"]);
 }
 
+// A name at every place of a stack of three: what the layers say about it, bottom first, and who shows it.
+fn every_place(s: &mut Scene) {
+    const SAYS: [&str; 5] = ["nothing", "file", "dir", "whiteout", "opaque"];
+    let name = |says: [usize; 3]| says.map(|say| SAYS[say].as_bytes()[0] as char).iter().collect::<String>();
+    let all = || (0..125).map(|number| [number / 25, number / 5 % 5, number % 5]);
+    for layer in 0..3 {
+        s.layer(|l| {
+            for says in all() {
+                let path = format!("at/{}", name(says));
+                match SAYS[says[layer]] {
+                    "file" => drop(l.file(&path, format!("{layer}"))),
+                    // Grandchildren: one shared by all layers, one of its own.
+                    "dir" => {
+                        l.file(format!("{path}/sub/both"), format!("{layer}"));
+                        l.file(format!("{path}/sub/{layer}"), "");
+                    }
+                    "whiteout" => drop(l.whiteout(&path)),
+                    "opaque" => {
+                        l.file(format!("{path}/sub/{layer}"), "");
+                        l.opaque(&path);
+                    }
+                    _ => {}
+                }
+            }
+            l.dir("at");
+        });
+    }
+    s.mount();
+    let mut listed = Vec::new();
+    for says in all() {
+        let path = format!("at/{}", name(says));
+        // The topmost that says anything decides; directories go on to the next below until something stops them.
+        let (mut is_there, mut names, mut both) = (false, Vec::new(), None);
+        for layer in (0..3).rev() {
+            match SAYS[says[layer]] {
+                "file" if !is_there => {
+                    assert_eq!(s.read(&path), layer.to_string(), "{path}");
+                    listed.push(name(says));
+                    break;
+                }
+                "file" | "whiteout" => break,
+                "dir" => {
+                    is_there = true;
+                    names.push(layer.to_string());
+                    both = both.or(Some(layer));
+                }
+                "opaque" => {
+                    is_there = true;
+                    names.push(layer.to_string());
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if is_there {
+            listed.push(name(says));
+            names.extend(both.map(|_| "both".to_owned()));
+            names.sort();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            s.lists(&format!("{path}/sub"), &names);
+            if let Some(layer) = both {
+                assert_eq!(s.read(&format!("{path}/sub/both")), layer.to_string(), "{path}");
+            }
+        }
+    }
+    listed.sort();
+    let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
+    s.lists("at", &listed);
+}
+
+fn every_place_aufs(s: &mut Scene) {
+    s.skip_when(s.driver == Driver::KernelOverlay, "kernel overlayfs does not know .wh. names");
+    s.skip_when(s.driver == Driver::MlfsImage, "images have the OCI convention only: own_convention covers it");
+    s.is_not_judged("the judge does not know this convention");
+    s.convention(Convention::Aufs);
+    every_place(s);
+}
+
+fn every_place_by_attribute(s: &mut Scene) {
+    s.skip_when(s.driver == Driver::KernelOverlay, "kernel overlayfs lists the lowest layer's whiteouts by attribute");
+    s.is_not_judged("the judge lists the lowest layer's whiteouts by attribute");
+    s.skip_when(s.driver == Driver::MlfsImage, "images have the OCI convention only: own_convention covers it");
+    s.convention(Convention::Attribute);
+    every_place(s);
+}
+
+fn convention_attribute(s: &mut Scene) {
+    s.skip_when(s.driver == Driver::MlfsImage, "images have the OCI convention only: own_convention covers it");
+    s.convention(Convention::Attribute);
+    deep_stack(s);
+    s.mount();
+    assert_deep_stack(s);
+}
+
+// mkdir, rmdir and mkdir again where layers have a directory: each state is on disk before the call returns.
+fn made_removed_and_made(s: &mut Scene) {
+    s.layer(|l| {
+        l.file("d/sub/old", "old");
+        l.file("file", "old");
+    });
+    s.layer(|l| {
+        l.file("d/top", "t");
+    });
+    s.mount();
+    let script = "
+import shutil
+shutil.rmtree('d')
+for round in range(3):
+    os.mkdir('d')
+    assert os.listdir('d') == []
+    os.mkdir('d/sub')
+    assert os.listdir('d/sub') == []
+    os.rmdir('d/sub'); os.rmdir('d')
+    assert not os.path.lexists('d')
+os.mkdir('d'); os.mkdir('d/sub')
+os.unlink('file'); os.mkdir('file'); os.rmdir('file'); os.symlink('d', 'file'); os.unlink('file'); os.mkdir('file')
+";
+    s.python(script).ok();
+    s.remount();
+    s.lists("d", &["sub"]);
+    s.lists("d/sub", &[]);
+    s.lists("file", &[]);
+    std::fs::remove_dir(s.p("d/sub")).expect("rmdir");
+    std::fs::remove_dir(s.p("d")).expect("rmdir");
+    s.remount();
+    s.lists("", &["file"]);
+}
+
 scenarios! {
+    every_place, every_place_aufs, every_place_by_attribute, convention_attribute, made_removed_and_made,
     own_convention, convention_aufs, convention_user_xattr, convention_fuse_overlayfs, entry_beside_its_whiteout_wins,
     whiteout_of_nothing, in_an_unmerged_directory, unlink_and_recreate, removed_and_made_again, removing_a_directory_needs_it_empty,
     users_own_wh_names,
