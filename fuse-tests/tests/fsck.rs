@@ -1448,3 +1448,74 @@ fn an_upper_is_repaired_only_with_its_work_directory() {
         assert!(look.stdout.contains("where its work directory is was not said"), "{look:?}");
     });
 }
+
+#[test]
+fn folders_that_are_emptied_are_never_links() {
+    world(|w| {
+        over_a_directory(w);
+        let store = w.sandbox.path("store");
+        for folder in ["trash", "staging", "locks"] {
+            let victim = w.sandbox.dir(format!("victim-{folder}"));
+            write(victim.join("a"), "keep");
+            dir(&victim.join("sub"));
+            write(victim.join("sub/b"), "keep");
+            write(victim.join("container-x"), "keep");
+            std::fs::remove_dir_all(store.join(folder)).expect("rm");
+            symlink(&victim, store.join(folder)).expect("symlink");
+            let unharmed = |what: &str| {
+                for name in ["a", "sub/b", "container-x"] {
+                    assert!(victim.join(name).exists(), "{folder}: {what} removed {name}");
+                }
+            };
+            let look = w.mlfs().run(["fsck"]);
+            assert!(look.code == 3 && look.stdout.contains("it is a symlink, not a folder"), "{look:?}");
+            for command in [&["system", "prune", "--force"][..], &["image", "prune", "--force"]] {
+                w.mlfs().run(command);
+                unharmed(&command.join(" "));
+            }
+            let repair = w.mlfs().run(["fsck", "--repair"]);
+            unharmed("fsck --repair");
+            assert_eq!(repair.code, 0, "{repair:?}");
+            assert!(std::fs::symlink_metadata(store.join(folder)).expect("stat").is_dir());
+            w.mlfs().ok(["fsck"]);
+        }
+    });
+}
+
+#[test]
+fn no_socket_but_a_containers_own_is_removed() {
+    world(|w| {
+        let (store, _) = over_a_directory(w);
+        w.mlfs().ok(["start", "box"]);
+        kill(w.daemon("box"));
+        let run = w.sandbox.dir("mlfs-run");
+        let foreign = run.join("docker.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&foreign).expect("bind");
+        let record = store.container().join("container.json");
+        let mut value: serde_json::Value = serde_json::from_str(&read(&record)).expect("JSON");
+        value["mounted"]["socket"] = foreign.to_str().expect("UTF-8").into();
+        write(&record, value.to_string());
+        let said = w.mlfs().run(["fsck", "--repair"]);
+        assert!(foreign.exists(), "{}", said.stdout);
+        assert!(!said.stdout.contains("docker.sock"), "{}", said.stdout);
+        w.mlfs().ok(["umount", "box"]);
+        assert!(foreign.exists());
+    });
+}
+
+#[test]
+fn a_store_of_somebody_else_is_not_repaired() {
+    world(|w| {
+        if identity() != Identity::Root {
+            return;
+        }
+        let (store, _) = over_a_directory(w);
+        dir(&store.path("trash/t.1"));
+        std::os::unix::fs::lchown(&store.root, Some(1234), Some(1234)).expect("chown");
+        assert_eq!(w.mlfs().run(["fsck"]).code, 3);
+        w.mlfs().fails(["fsck", "--repair"], 1, "as its owner");
+        assert!(store.path("trash/t.1").exists());
+        std::os::unix::fs::lchown(&store.root, Some(0), Some(0)).expect("chown");
+        w.mlfs().ok(["fsck", "--repair"]);
+    });
+}

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -194,18 +194,34 @@ pub fn sockets_of(id: &str) -> Vec<PathBuf> {
     dirs.into_iter().map(|dir| dir.join(socket_name(id))).collect()
 }
 
-/// Is there a socket at this path?
-pub fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-}
-
 fn socket_name(id: &str) -> String {
     id.chars().take(16).collect::<String>() + ".sock"
 }
 
+/// Removes the control socket of a container at a path that its record tells. Anything that no daemon of it can have
+/// made stays: records may come from others.
+pub fn remove_socket_of(id: &str, path: &Path) {
+    if is_socket_of(id, path) {
+        remove_socket(path);
+    } else {
+        log::warn!("{} is no control socket of {id}: it stays", path.display());
+    }
+}
+
+/// Can it be a control socket of this container? By its name, in a folder that is its owner's alone.
+pub fn is_socket_of(id: &str, path: &Path) -> bool {
+    let is_named_so = path.file_name().is_some_and(|name| *name == *socket_name(id));
+    let meta = |path: &Path| fs::symlink_metadata(path).ok();
+    let is_ours = || {
+        let (socket, dir) = meta(path).zip(path.parent().and_then(meta))?;
+        let is_private = dir.is_dir() && dir.permissions().mode() & 0o077 == 0 && dir.uid() == socket.uid();
+        Some(socket.file_type().is_socket() && is_private)
+    };
+    is_named_so && is_ours().unwrap_or(false)
+}
+
 /// Removes the name of a socket, and its folder when it was the last one in it.
-pub fn remove_socket(path: &Path) {
+fn remove_socket(path: &Path) {
     if let Err(e) = fs::remove_file(path) {
         log::debug!("cannot remove {}: {e}", path.display());
     }

@@ -109,7 +109,7 @@ fn detach_dead(record: &ContainerRecord) -> Result<()> {
         _ => {}
     }
     if let Some(socket) = &mounted.socket {
-        control::remove_socket(Path::new(socket));
+        control::remove_socket_of(&record.id, Path::new(socket));
     }
     Ok(())
 }

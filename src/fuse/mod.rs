@@ -220,6 +220,7 @@ impl Filesystem for Adapter {
         if self
             .call("forget", |fs| {
                 fs.forget(node(ino), nlookup);
+                fs.tree().nodes().give_memory_back();
                 Ok(())
             })
             .is_err()

@@ -4,13 +4,16 @@
 //! Everything is first written in the store's own `staging/` (the same filesystem as its destination), never in
 //! `$TMPDIR`. A staging folder is flocked by its owner: one whose lock can be had was left by a dead process.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 
 use super::error::{At, StoreError};
 
@@ -122,24 +125,72 @@ pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
     Some(flock(&file, FlockOperation::NonBlockingLockShared).is_ok() && is_at(&file, path))
 }
 
+/// A folder of the store whose content is removed: held, so that no link can be put in its place.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// Its path, for messages.
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Folder {
+    /// Opens it. A link to a folder is refused: whatever it leads to would be emptied.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let fd = open_dir(CWD, path.as_os_str()).reading("open", path)?;
+        Ok(Folder { path: path.to_owned(), fd })
+    }
+
+    /// The names in it.
+    pub(super) fn names(&self) -> Result<Vec<OsString>, StoreError> {
+        let entries = fs::read_dir(held(&self.fd)).reading("list", &self.path)?;
+        entries.map(|entry| Ok(entry.reading("list", &self.path)?.file_name())).collect()
+    }
+
+    /// The path of an entry, which leads nowhere else.
+    pub(super) fn path(&self, name: &OsStr) -> PathBuf {
+        held(&self.fd).join(name)
+    }
+
+    /// Removes an entry with all that is in it. Absence is no error.
+    pub(super) fn remove(&self, name: &OsStr) -> std::io::Result<()> {
+        match remove_tree(&self.path(name)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// The path of what a descriptor holds.
+fn held(fd: &OwnedFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
+}
+
+/// Opens a directory that need not be readable, never through a link.
+fn open_dir(parent: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
 /// Removes the staging folders and files of dead processes. What cannot be removed is left for the next time.
 pub(super) fn clear_abandoned(staging: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(staging).reading("list", staging)? {
-        let path = entry.reading("list", staging)?.path();
+    let folder = Folder::open(staging)?;
+    for name in folder.names()? {
+        let path = folder.path(&name);
         let Ok(file) = open_any(&path) else { continue };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &path) {
             continue;
         }
-        if let Err(e) = remove_tree(&path) {
-            log::debug!("cannot remove {}: {e}", path.display());
+        if let Err(e) = folder.remove(&name) {
+            log::debug!("cannot remove {}: {e}", staging.join(name).display());
         }
     }
     Ok(())
 }
 
-/// Removes a tree that may hold directories that forbid it.
+/// Removes a tree that may hold directories that forbid it. No link in it is followed, whoever changes it meanwhile.
 pub fn remove_tree(path: &Path) -> std::io::Result<()> {
     let remove = || match fs::symlink_metadata(path) {
+        // It goes down by descriptors.
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
         Err(e) => Err(e),
@@ -155,16 +206,17 @@ pub fn remove_tree(path: &Path) -> std::io::Result<()> {
 }
 
 fn open_up(path: &Path) -> std::io::Result<()> {
-    let mut dirs = vec![path.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        if !fs::symlink_metadata(&dir)?.is_dir() {
-            continue;
-        }
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&dir)? {
+    let mut dirs: Vec<(Rc<OwnedFd>, Option<OsString>)> = vec![(Rc::new(open_dir(CWD, path.as_os_str())?), None)];
+    while let Some((parent, name)) = dirs.pop() {
+        let dir = match name {
+            None => parent,
+            Some(name) => Rc::new(open_dir(&*parent, &name)?),
+        };
+        fs::set_permissions(held(&dir), fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(held(&dir))? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                dirs.push(entry.path());
+                dirs.push((Rc::clone(&dir), Some(entry.file_name())));
             }
         }
     }

@@ -33,6 +33,10 @@ pub(super) const FOLDERS: [(&str, u32); 9] = [
     ("volumes", 0o700),
 ];
 
+/// Those whose content is removed. A user may spread a store over filesystems by links to other folders, but never these:
+/// whatever such a link leads to would be emptied.
+pub(super) const EMPTIED: [&str; 3] = ["locks", "staging", "trash"];
+
 /// The paths of one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {

@@ -215,10 +215,8 @@ impl Store {
     pub fn clear_leftovers(&self) -> Result<(), StoreError> {
         self.check_writable()?;
         atomic::clear_abandoned(&self.layout.staging())?;
-        let locks = self.layout.locks();
-        for entry in fs::read_dir(&locks).reading("list", &locks)? {
-            let entry = entry.reading("list", &locks)?;
-            let name = entry.file_name();
+        let folder = atomic::Folder::open(&self.layout.locks())?;
+        for name in folder.names()? {
             let record = match name.to_str().and_then(|name| name.split_once('-')) {
                 Some(("container", id)) => self.layout.container(id),
                 Some(("volume", name)) => self.layout.volume(name),
@@ -227,7 +225,7 @@ impl Store {
             let is_gone = || fs::symlink_metadata(&record).is_err_and(|e| e.kind() == ErrorKind::NotFound);
             // Who makes a record holds its lock before the record is there.
             if is_gone()
-                && let Ok(lock) = Lock::take(&entry.path(), Mode::Exclusive, Wait::Try)
+                && let Ok(lock) = Lock::take(&folder.path(&name), Mode::Exclusive, Wait::Try)
                 && is_gone()
             {
                 lock.remove()?;
@@ -242,17 +240,15 @@ impl Store {
         self.check_writable()?;
         let trash = self.layout.trash();
         let aside = trash.join(atomic::fresh_name("t"));
+        let folder = atomic::Folder::open(&trash)?;
         fs::rename(path, &aside).writing("remove", path)?;
         if let Some(parent) = path.parent() {
             atomic::sync_dir(parent)?;
         }
-        for entry in fs::read_dir(&trash).reading("list", &trash)? {
-            let path = entry.reading("list", &trash)?.path();
-            match atomic::remove_tree(&path) {
-                // Another command empties the trash at the same time.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) if path == aside => return Err(StoreError::writing("remove", &path, e)),
-                Err(e) => log::debug!("cannot remove {}: {e}", path.display()),
+        for name in folder.names()? {
+            match folder.remove(&name) {
+                Err(e) if trash.join(&name) == aside => return Err(StoreError::writing("remove", &aside, e)),
+                Err(e) => log::debug!("cannot remove {}: {e}", trash.join(&name).display()),
                 Ok(()) => {}
             }
         }
@@ -263,16 +259,9 @@ impl Store {
     pub fn clear_trash(&self) -> Result<(), StoreError> {
         self.check_writable()?;
         let trash = self.layout.trash();
-        if !fs::symlink_metadata(&trash).reading("look at", &trash)?.is_dir() {
-            return Err(StoreError::damaged(&trash, "it is no directory"));
-        }
-        for entry in fs::read_dir(&trash).reading("list", &trash)? {
-            let path = entry.reading("list", &trash)?.path();
-            match fs::remove_dir_all(&path) {
-                // Another command empties the trash at the same time.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                other => other.writing("remove", &path)?,
-            }
+        let folder = atomic::Folder::open(&trash)?;
+        for name in folder.names()? {
+            folder.remove(&name).writing("remove", &trash.join(&name))?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod dir;
 pub mod handle;
 pub mod inherited;
 pub mod map;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod node;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use dashmap::DashMap;
@@ -22,7 +22,7 @@ use crate::layer::Entry;
 use crate::model::ids::NodeId;
 use crate::model::sync::{read, write};
 use crate::model::{FsError, Kind, Name, NameBuf};
-use crate::sys::{FileId, Place};
+use crate::sys::{FileId, Place, memory};
 use crate::upper::links::Group;
 
 /// An entry of one of the branch's layers.
@@ -293,7 +293,12 @@ pub struct NodeTable {
     keys: DashMap<Key, NodeValue>,
     next_reserved: AtomicU64,
     next_serial: AtomicU64,
+    /// Nodes dropped since memory was last given back.
+    dropped: AtomicUsize,
 }
+
+/// Fewer dropped nodes than this are not worth giving their memory back.
+const WORTHWHILE: usize = 16_384;
 
 impl NodeTable {
     /// The node of a number.
@@ -500,6 +505,22 @@ impl NodeTable {
         }
     }
 
+    /// Gives memory back to the system once more nodes have been dropped than are left: as often as a tree halves, so that
+    /// the cost stays small. The caller holds no lock.
+    pub fn give_memory_back(&self) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        // Counting what is left asks every shard: not for each node.
+        if dropped < WORTHWHILE || !dropped.is_multiple_of(1024) || dropped < self.nodes.len() {
+            return;
+        }
+        if self.dropped.swap(0, Ordering::Relaxed) < WORTHWHILE {
+            return;
+        }
+        self.nodes.shrink_to_fit();
+        self.keys.shrink_to_fit();
+        memory::give_back();
+    }
+
     /// Drops a node that the kernel no longer knows. Where look-ups lead they go on leading as long as the kernel knows
     /// the file by any number: such a node goes with the last of its predecessors.
     fn drop_unknown(&self, node: &Arc<Node>) {
@@ -532,7 +553,11 @@ impl NodeTable {
     }
 
     fn remove_unknown(&self, (id, serial): NodeValue) -> bool {
-        self.nodes.remove_if(&id, |_, node| node.serial == serial && !node.is_known()).is_some()
+        let is_removed = self.nodes.remove_if(&id, |_, node| node.serial == serial && !node.is_known()).is_some();
+        if is_removed {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        is_removed
     }
 
     fn new_node(&self, id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {

@@ -144,6 +144,9 @@ pub fn run(root: impl FnOnce() -> Result<PathBuf>, what: &What, how: How, progre
         return Err(EngineError::failed("cannot repair the store: it has features that this mlfs may only read")
             .advise("use a newer mlfs"));
     }
+    if how == How::Repair {
+        check_owner(store.root())?;
+    }
     let check = Check { store, how, progress };
     match what {
         What::Names(names) => check.names(names, &mut report)?,
@@ -151,6 +154,21 @@ pub fn run(root: impl FnOnce() -> Result<PathBuf>, what: &What, how: How, progre
         What::Everything | What::Upper(_) => check.everything(findings, &mut report)?,
     }
     Ok(report)
+}
+
+/// What is repaired in a store belongs to whoever repairs it, and its owner decides what is done to which paths: so that
+/// is its owner.
+fn check_owner(root: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    match std::fs::metadata(root) {
+        Ok(meta) if meta.uid() != crate::sys::proc::euid() => Err(EngineError::failed(format!(
+            "cannot repair the store {}: it belongs to user {}",
+            root.display(),
+            meta.uid()
+        ))
+        .advise("run fsck --repair as its owner")),
+        _ => Ok(()),
+    }
 }
 
 /// A check of one store.

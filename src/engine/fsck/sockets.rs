@@ -18,7 +18,7 @@ pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &
         let noted = record.mounted.as_ref().and_then(|mounted| mounted.socket.as_deref()).map(PathBuf::from);
         let usual = control::sockets_of(&record.id).into_iter();
         for socket in noted.into_iter().chain(usual) {
-            if control::is_socket(&socket) && !found.iter().any(|(known, _)| *known == socket) {
+            if control::is_socket_of(&record.id, &socket) && !found.iter().any(|(known, _)| *known == socket) {
                 found.push((socket, record));
             }
         }
@@ -32,7 +32,7 @@ pub(super) fn check(check: &Check<'_>, containers: &[ContainerRecord], report: &
     let mut remove = |(socket, record): &(PathBuf, ContainerRecord)| {
         // Another daemon may have taken the place.
         if !is_live(record) {
-            control::remove_socket(socket);
+            control::remove_socket_of(&record.id, socket);
         }
         Ok(Done::Whole)
     };

@@ -79,7 +79,7 @@ impl Store {
             match fs::symlink_metadata(&path) {
                 Ok(meta) if meta.is_dir() => {}
                 // A link to a folder elsewhere is the user's way to spread a store.
-                Ok(meta) if meta.is_symlink() && path.is_dir() => {}
+                Ok(meta) if meta.is_symlink() && path.is_dir() && !layout::EMPTIED.contains(&folder) => {}
                 Ok(meta) => {
                     let says = format!("it is {}, not a folder", plain::kind_word(meta.file_type()));
                     findings.push(Finding::damage(path, "folder", says, Cure::Repair(StoreRepair::MakeFolders)));
@@ -126,6 +126,11 @@ impl Store {
 
     /// What dead processes have left: staged files, trees on their way out, locks of records that are gone.
     fn check_staging(&self, findings: &mut Vec<StoreFinding>) {
+        // A link in place of one of them was told with the folders, and what it leads to is not ours.
+        let list = |folder: &Path, kind, findings: &mut Vec<StoreFinding>| match fs::symlink_metadata(folder) {
+            Ok(meta) if meta.is_symlink() => Vec::new(),
+            _ => list(folder, kind, findings),
+        };
         let staging = self.layout.staging();
         for name in list(&staging, "folder", findings) {
             let path = staging.join(name);

@@ -132,21 +132,15 @@ impl Store {
             StoreRepair::MakeFolders => {
                 for (folder, _) in layout::FOLDERS {
                     let path = self.root().join(folder);
-                    if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_dir()) && !path.is_dir() {
+                    let is_link_to_keep = path.is_dir() && !layout::EMPTIED.contains(&folder);
+                    if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_dir()) && !is_link_to_keep {
                         self.move_aside(&path)?;
                     }
                 }
                 self.make_folders()
             }
             StoreRepair::ClearStaging => atomic::clear_abandoned(&self.layout().staging()),
-            StoreRepair::EmptyTrash => {
-                let trash = self.layout().trash();
-                for entry in fs::read_dir(&trash).reading("list", &trash)? {
-                    let path = entry.reading("list", &trash)?.path();
-                    atomic::remove_tree(&path).writing("remove", &path)?;
-                }
-                Ok(())
-            }
+            StoreRepair::EmptyTrash => self.clear_trash(),
             StoreRepair::RemoveLocks => self.clear_leftovers(),
             StoreRepair::MoveAside(path) => {
                 let lock = self.lock_of(path)?;
