@@ -13,8 +13,9 @@ use crate::model::sync::{lock, read};
 use crate::model::{Name, NameBuf};
 use crate::tree::Node;
 
-/// How many look-ups of the name follow one replaced file: the kernel checks what it knows, then asks; twice for luck.
-const LOOKUPS: u8 = 4;
+/// So many look-ups of the name hold their file after one was replaced: what was replaced once often is again, and each
+/// spared answer of `Stale` is one that cannot come twice.
+const LOOKUPS: u8 = 64;
 /// At most so many names are remembered.
 const NAMES_MAX: usize = 64;
 
