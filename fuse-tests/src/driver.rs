@@ -111,6 +111,11 @@ impl Mount {
         parts
     }
 
+    /// Whether this is the judge's.
+    pub fn is_judge(&self) -> bool {
+        self.driver == Driver::KernelOverlay
+    }
+
     /// Mounts (again).
     pub fn mount(&mut self, sandbox: &Sandbox) {
         // The kernel holds an upper for a moment after its unmount: "already mounted or mount point busy".

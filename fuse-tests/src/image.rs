@@ -62,11 +62,10 @@ pub fn image_layers(layers: &[LayerSpec]) -> Vec<ImageLayer> {
     tars.map(|(tar, compression)| ImageLayer { tar, compression }).collect()
 }
 
-/// The configuration of an image of these layers.
-pub fn config(layers: &[ImageLayer]) -> Value {
-    let diff_ids: Vec<String> = layers.iter().map(|layer| digest(&layer.tar)).collect();
+/// The configuration of an image of layers with these digests.
+pub fn config(diff_ids: &[String]) -> Value {
     let history: Vec<Value> =
-        (1..=layers.len()).map(|number| json!({"created_by": format!("fuse-tests layer {number}")})).collect();
+        (1..=diff_ids.len()).map(|number| json!({"created_by": format!("fuse-tests layer {number}")})).collect();
     json!({
         "architecture": "amd64", "os": "linux", "created": "2001-09-09T01:46:40Z",
         "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["/bin/sh"]},
@@ -87,13 +86,26 @@ fn put_blob(dir: &Path, bytes: &[u8]) -> String {
 
 /// Writes an OCI layout with one tagged image.
 pub fn write_oci(dir: &Path, layers: &[ImageLayer], tag: &str) -> Digests {
+    let stored =
+        layers.iter().map(|layer| (compress(&layer.tar, layer.compression), layer.compression, digest(&layer.tar)));
+    write_stored(dir, stored, tag)
+}
+
+/// [`write_oci`] of layers that lie in files as they are to be stored, with the digests of their tars.
+pub fn write_oci_of(dir: &Path, layers: &[(&Path, Compression, String)], tag: &str) -> Digests {
+    let stored = layers
+        .iter()
+        .map(|(file, compression, diff_id)| (std::fs::read(file).expect("layer"), *compression, diff_id.clone()));
+    write_stored(dir, stored, tag)
+}
+
+fn write_stored(dir: &Path, layers: impl Iterator<Item = (Vec<u8>, Compression, String)>, tag: &str) -> Digests {
     std::fs::create_dir_all(dir.join("blobs/sha256")).expect("layout");
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("layout");
     let mut digests = Digests::default();
     let mut described = Vec::new();
-    for layer in layers {
-        let bytes = compress(&layer.tar, layer.compression);
-        let kind = match layer.compression {
+    for (bytes, compression, diff_id) in layers {
+        let kind = match compression {
             Compression::Plain => "application/vnd.oci.image.layer.v1.tar",
             Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
             Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -101,9 +113,9 @@ pub fn write_oci(dir: &Path, layers: &[ImageLayer], tag: &str) -> Digests {
         let name = put_blob(dir, &bytes);
         described.push(json!({"mediaType": kind, "digest": name, "size": bytes.len()}));
         digests.blobs.push(name);
-        digests.diff_ids.push(digest(&layer.tar));
+        digests.diff_ids.push(diff_id);
     }
-    let config = config(layers).to_string().into_bytes();
+    let config = config(&digests.diff_ids).to_string().into_bytes();
     digests.config = put_blob(dir, &config);
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -141,8 +153,8 @@ pub fn pack_oci(dir: &Path, file: &Path) {
 /// Writes what `docker save` wrote before it turned to OCI: a folder per layer with `layer.tar`, which for a layer that
 /// occurs twice is a symlink to the first one's.
 pub fn write_docker(file: &Path, layers: &[Vec<u8>], name: &str) -> Digests {
-    let plain = |tar: &Vec<u8>| ImageLayer { tar: tar.clone(), compression: Compression::Plain };
-    let config = config(&layers.iter().map(plain).collect::<Vec<_>>()).to_string().into_bytes();
+    let diff_ids: Vec<String> = layers.iter().map(|tar| digest(tar)).collect();
+    let config = config(&diff_ids).to_string().into_bytes();
     let config_name = format!("{}.json", sha256(&config));
     let mut tar = Tar::new();
     let mut names: Vec<String> = Vec::new();

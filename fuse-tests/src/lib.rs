@@ -17,6 +17,7 @@ pub mod image;
 pub mod kernel;
 pub mod layers;
 pub mod oracle;
+pub mod random;
 pub mod sandbox;
 pub mod scene;
 pub mod skip;

@@ -81,6 +81,20 @@ impl Scene {
         self.not_shared = Some(reason.to_owned());
     }
 
+    /// Contents are read and written through the kernel's cache, also where the kernel could do so by itself.
+    pub fn cached(&mut self) {
+        self.options = match self.driver {
+            Driver::MlfsOverlay => vec!["io=cached".into()],
+            Driver::MlfsMount | Driver::MlfsImage => vec!["--io".into(), "cached".into()],
+            Driver::KernelOverlay | Driver::FuseOverlayfs => Vec::new(),
+        };
+    }
+
+    /// Does the kernel read and write backing files by itself here, and readers of before a copy-up the layer's?
+    pub fn passes(&self) -> bool {
+        self.driver.is_mlfs() && self.identity == Identity::Root && self.options.is_empty()
+    }
+
     /// The scenario changes hard links of layers: the kernel reads the records of root only.
     pub fn has_lower_links(&mut self) {
         if self.identity != Identity::Root {

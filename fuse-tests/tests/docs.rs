@@ -95,3 +95,38 @@ fn the_readmes_tour() {
 fn the_semantics() {
     execute("docs/semantics.md", include_str!("../../docs/semantics.md"));
 }
+
+// Every promise of the page names its tests, and each of them exists.
+#[test]
+fn promises_name_their_tests() {
+    let text = include_str!("../../docs/semantics.md");
+    let mut wrong = Vec::new();
+    for section in text.split("\n## ").skip(1) {
+        let title = section.lines().next().unwrap_or_default();
+        let prose = section.split("```").step_by(2).collect::<Vec<_>>().join("\n");
+        for promise in prose.split("\n- ").skip(1).filter(|_| title != "Not promised") {
+            let names: Vec<&str> = promise
+                .split('[')
+                .skip(1)
+                .filter_map(|rest| rest.split(']').next())
+                .flat_map(|list| list.split(','))
+                .map(str::trim)
+                .filter(|name| name.contains("::"))
+                .collect();
+            let first = promise.lines().next().unwrap_or_default();
+            if names.is_empty() {
+                wrong.push(format!("{title}: no test is named: {first}"));
+            }
+            wrong.extend(names.into_iter().filter(|name| !exists(name)).map(|name| format!("{title}: no test {name}")));
+        }
+    }
+    assert!(wrong.is_empty(), "docs/semantics.md:\n{}", wrong.join("\n"));
+}
+
+fn exists(name: &str) -> bool {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let Some((file, test)) = name.split_once("::") else { return false };
+    let defined = format!("fn {test}(");
+    let files = [tests.join(format!("{file}.rs")), tests.join("scenarios").join(format!("{file}.rs"))];
+    files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| text.contains(&defined))
+}

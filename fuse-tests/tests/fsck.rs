@@ -1332,3 +1332,119 @@ fn a_newer_or_foreign_store_is_refused_and_a_read_only_one_is_looked_at() {
         }
     });
 }
+
+/// A container over a directory, with a renamed directory and a changed link group.
+fn over_a_directory(w: &World) -> (Store, PathBuf) {
+    let lower = w.layer("base", |l| {
+        l.file("d/x", "in d");
+        l.file("g1", "g");
+        l.hardlink("g2", "g1");
+        l.file("g3", "g");
+        l.hardlink("g4", "g3");
+    });
+    let target = w.target("box");
+    w.mlfs().ok(["mount", "--name", "box", "--layer", &lower, target.to_str().expect("UTF-8")]);
+    std::fs::rename(target.join("d"), target.join("e")).expect("rename");
+    write(target.join("g1"), "WRITTEN");
+    std::fs::remove_file(target.join("g3")).expect("rm");
+    std::fs::remove_file(target.join("g4")).expect("rm");
+    w.umount("box");
+    (Store { root: w.sandbox.path("store") }, PathBuf::from(lower))
+}
+
+#[test]
+fn a_layer_that_is_away_for_a_while_costs_nothing() {
+    world(|w| {
+        let (store, lower) = over_a_directory(w);
+        w.mlfs().ok(["fsck", "--repair"]);
+        let away = lower.with_file_name("away");
+        std::fs::rename(&lower, &away).expect("rename");
+        dir(&lower);
+        let before = Tree::take(&store.container());
+        let said = w.mlfs().run(["fsck", "--repair", "box"]);
+        assert_eq!(said.code, 3, "{}", said.stdout);
+        assert!(said.stdout.contains("/d, is not there") && said.stdout.contains("bring the layer back"), "{said:?}");
+        let changed = before.difference(&Tree::take(&store.container()), Compare::ALL);
+        assert!(changed.is_empty(), "{changed:?}: {}", said.stdout);
+        std::fs::remove_dir(&lower).expect("rmdir");
+        std::fs::rename(&away, &lower).expect("rename");
+        assert_eq!(w.mlfs().ok(["fsck", "box"]), "");
+        w.mlfs().ok(["start", "box"]);
+        let root = w.target("box");
+        assert_eq!((list(root.join("e")), read(root.join("g1"))), (vec!["x".into()], "WRITTEN".into()));
+        assert_eq!((read(root.join("g2")), list(&root)), ("WRITTEN".into(), ["e", "g1", "g2"].map(Into::into).into()));
+        w.umount("box");
+    });
+}
+
+#[test]
+fn marks_beside_records_are_known() {
+    world(|w| {
+        let lower = w.layer("base", |l| {
+            l.symlink("s1", "target");
+            l.hardlink("s2", "s1");
+            l.file("f1", "f");
+            l.hardlink("f2", "f1");
+        });
+        let target = w.target("box");
+        w.mlfs().ok(["mount", "--name", "box", "--layer", &lower, target.to_str().expect("UTF-8")]);
+        std::fs::rename(target.join("s1"), target.join("s3")).expect("rename");
+        write(target.join("f1"), "WRITTEN");
+        w.umount("box");
+        let counts = || {
+            w.mlfs().ok(["start", "box"]);
+            let counts =
+                ["s2", "s3", "f1", "f2"].map(|n| std::fs::symlink_metadata(target.join(n)).expect("stat").nlink());
+            w.umount("box");
+            counts
+        };
+        assert_eq!(counts(), [2; 4]);
+        let store = Store { root: w.sandbox.path("store") };
+        let before = Tree::take(&store.container());
+        assert_eq!(w.mlfs().ok(["fsck", "--repair"]), "");
+        let changed = before.difference(&Tree::take(&store.container()), Compare::ALL);
+        assert!(changed.is_empty(), "{changed:?}");
+        assert_eq!(counts(), [2; 4]);
+        let links = store.container().join("work/mlfs-links");
+        let marks: Vec<String> = if links.is_dir() { list(&links) } else { Vec::new() };
+        let Some(beside) = marks.iter().find(|name| name.starts_with("of-")) else {
+            assert_eq!(identity(), Identity::Root, "{marks:?}");
+            return;
+        };
+        assert!(w.mlfs().ok(["fsck", "--marks", "box"]).contains("which cannot carry them itself"));
+        // One of a copy that was never recorded goes; a missing one is written again.
+        symlink("U+1 copy-1-0-fffff", links.join("of-fffff")).expect("symlink");
+        std::fs::remove_file(links.join(beside)).expect("rm");
+        let said = w.mlfs().run(["fsck"]);
+        assert!(said.code == 3 && said.stdout.contains("of-fffff"), "{said:?}");
+        w.mlfs().ok(["fsck", "--repair"]);
+        assert!(links.join(beside).is_symlink() && !links.join("of-fffff").is_symlink());
+        assert_eq!(w.mlfs().ok(["fsck"]), "");
+    });
+}
+
+#[test]
+fn an_upper_is_repaired_only_with_its_work_directory() {
+    world(|w| {
+        let lower = w.layer("base", |l| {
+            l.file("a", "linked");
+            l.hardlink("b", "a");
+        });
+        // As podman lays them out: nothing tells which one belongs to it.
+        let (upper, work) = (w.sandbox.dir("c/diff"), w.sandbox.dir("c/work"));
+        let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+        run(&w.sandbox, bare(&w.sandbox).args(["overlay", "-o", &options]).arg(w.target("o"))).ok();
+        write(w.target("o").join("a"), "WRITTEN");
+        write(w.target("o").join("stray"), "");
+        set(&upper.join("stray"), &mark("redirect"), b"/x");
+        let fsck = |args: &[&str]| run(&w.sandbox, bare(&w.sandbox).args(["fsck", "--upper"]).arg(&upper).args(args));
+        let refused = fsck(&["--repair"]);
+        assert!(refused.code == 2 && refused.stderr.contains("--work"), "{refused:?}");
+        get(&upper.join("stray"), &mark("redirect"));
+        lremovexattr(upper.join("stray"), mark("redirect").as_str()).expect("remove");
+        fuse_tests::driver::patiently(|| fuse_tests::sandbox::unmount(&w.target("o"), false)).expect("umount");
+        let look = fsck(&["--layer", &lower]);
+        assert!(look.code == 0 && !look.stdout.contains("its record is missing"), "{look:?}");
+        assert!(look.stdout.contains("where its work directory is was not said"), "{look:?}");
+    });
+}

@@ -464,3 +464,39 @@ t('to another', lambda: os.chown(I + 'f', 4321, 4321))
         assert_eq!(errno_of(std::fs::read(inside.join("absent"))), Some(Errno::NOENT));
     });
 }
+
+// What did not fit is an error of the call that wrote it, or of the next fsync or msync; what fitted is there.
+#[test]
+fn a_full_disk_loses_nothing_in_silence() {
+    world(|w| {
+        let args = ["--mount", "type=tmpfs,dst=/v,tmpfs-size=1m", "--layer", &base(w)];
+        let inside = w.mount("box", &args).join("v");
+        let text = "
+fd = os.open(I + 'f', os.O_CREAT | os.O_RDWR)
+written, error = 0, None
+try:
+    while True: written += os.write(fd, bytes([65 + written // 4096 % 26]) * 10000)
+except OSError as e: error = errno.errorcode[e.errno]
+t('error', lambda: error)
+data = content(I + 'f')
+t('kept', lambda: (len(data) == written, os.fstat(fd).st_size == written, written > 900000))
+t('allocate', lambda: call('fallocate', fd, 0, 0, 4 << 20))
+t('sparse', lambda: os.ftruncate(fd, 4 << 20))
+pid = os.fork()
+if not pid:
+    m = mmap.mmap(fd, 0)
+    try:
+        m[3 << 20:(3 << 20) + 4096] = b'm' * 4096
+        m.flush(); os.fsync(fd)
+        os._exit(0)
+    except OSError: os._exit(1)
+t('told of the mapping', lambda: os.waitpid(pid, 0)[1] != 0)
+t('other', lambda: put(I + 'g', b'x' * 100000))
+os.close(fd); os.unlink(I + 'f')
+t('after', lambda: (put(I + 'g', b'x' * 100000), len(content(I + 'g'))))
+";
+        let printed = script(w, &inside, &inside, text);
+        let lines = "error ENOSPC\nkept (True, True, True)\nallocate ENOSPC\nsparse None\ntold of the mapping True\n";
+        assert_eq!(printed, format!("{lines}other ENOSPC\nafter (None, 100000)"));
+    });
+}

@@ -498,3 +498,40 @@ fn an_export_follows_no_planted_link_and_keeps_the_files_mode() {
         assert!(list(w.sandbox.path("out")).iter().all(|name| !name.starts_with(".mlfs")));
     });
 }
+
+#[test]
+fn a_volume_goes_out_and_comes_in_again_whole_or_not_at_all() {
+    world(|w| {
+        w.load("difficult", &difficult::layers());
+        w.unguard_store();
+        // Filled from the image, with owners that an ordinary user's host cannot hold.
+        let root = w.mount("box", &["-v", "home:/home", "-v", "links:/links", "difficult"]);
+        let (home, links) = (Tree::take(&root.join("home")), Tree::take(&root.join("links")));
+        w.umount("box");
+        for name in ["home", "links"] {
+            let tar = w.sandbox.path(format!("{name}.tar"));
+            w.mlfs().ok(["volume", "export", name, "-o", &text(&tar)]);
+            w.mlfs().ok(["volume", "import", &format!("{name}-1"), &text(&tar)]);
+            w.mlfs().run_with_input(["volume", "import", &format!("{name}-2"), "-"], &tar).ok();
+        }
+        let tar = w.sandbox.path("home.tar");
+        let listed = sh(&w.sandbox, w.sandbox.root(), &format!("tar --numeric-owner -tvf '{}'", text(&tar))).ok();
+        assert!(listed.lines().any(|l| l.contains("1000/1001") && l.ends_with("u/notes")), "{listed}");
+        let root = w.mount("again", &["-v", "home-1:/home", "-v", "links-2:/links", "difficult"]);
+        home.assert_same(&Tree::take(&root.join("home")), KEPT, "a volume | exported and imported");
+        links.assert_same(&Tree::take(&root.join("links")), KEPT, "a volume | exported and imported");
+        w.umount("again");
+        // Whole or not at all.
+        let whole = std::fs::read(&tar).expect("read");
+        let cut = w.sandbox.file("cut.tar", &whole[..whole.len() - 1024]);
+        let before = w.mlfs().ok(["volume", "ls", "-q"]);
+        w.mlfs().fails(["volume", "import", "cut", &text(&cut)], 1, "cut short");
+        w.mlfs().fails(["volume", "import", "none", &text(&w.sandbox.path("none.tar"))], 1, "cannot open");
+        w.mlfs().fails(["volume", "import", "home", &text(&tar)], 1, "the volume home exists");
+        w.mlfs().fails(["volume", "import", "a/b", &text(&tar)], 2, "volume name");
+        w.mlfs().fails(["volume", "export", "unknown", "-o", &text(&w.sandbox.path("x.tar"))], 1, "unknown");
+        assert!(!w.sandbox.path("x.tar").exists());
+        assert_eq!(w.mlfs().ok(["volume", "ls", "-q"]), before);
+        assert_eq!(list(w.mlfs().root().join("staging")), Vec::<String>::new());
+    });
+}

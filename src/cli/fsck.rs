@@ -40,7 +40,7 @@ pub struct FsckArgs {
     /// Check this upper, which no container has
     #[arg(long, value_name = "DIR", conflicts_with = "names")]
     upper: Option<PathBuf>,
-    /// Its work directory [default: DIR.work, if it is there]
+    /// Its work directory, which --repair needs [default: DIR.work, if it is there]
     #[arg(long, value_name = "DIR", requires = "upper")]
     work: Option<PathBuf>,
     /// A directory that is one of its layers; bottom first

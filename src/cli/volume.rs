@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mlfs volume`.
 
+use std::ffi::OsString;
+use std::fs::File;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -39,6 +42,26 @@ pub enum VolumeCommand {
         /// The volumes
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+    },
+    /// Write what a volume holds as a tar
+    #[command(after_help = "Example:\n  mlfs volume export data -o data.tar")]
+    Export {
+        /// The volume
+        #[arg(value_name = "VOL")]
+        name: String,
+        /// Write it to this file, whole or not at all [default: standard output, which must not be a terminal]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<OsString>,
+    },
+    /// Make a volume of a tar (plain, gzip or zstd), whole or not at all
+    #[command(after_help = "Example:\n  mlfs volume export data | mlfs --root /other volume import data -")]
+    Import {
+        /// The volume, which must not be there
+        #[arg(value_name = "VOL")]
+        name: String,
+        /// The archive; - is standard input
+        #[arg(value_name = "FILE")]
+        file: OsString,
     },
     /// Remove volumes that no container uses
     Rm {
@@ -86,6 +109,17 @@ pub fn run(context: &Context, command: VolumeCommand) -> Result<()> {
             let store = context.store(Access::Read)?;
             let find = |name: &String| store.find_volume(name).or_fail(|| "cannot inspect").map(|v| object(&store, &v));
             output::print_json(names.iter().map(find).collect::<Result<_>>()?)
+        }
+        VolumeCommand::Export { name, output } => {
+            super::transfer::write_to(output.as_ref(), |out| volumes::export(&context.store(Access::Read)?, &name, out))
+        }
+        VolumeCommand::Import { name, file } => {
+            volumes::check_import(&name)?;
+            if file == "-" {
+                return volumes::import(&context.store(Access::Write)?, &name, std::io::stdin());
+            }
+            let archive = File::open(&file).or_fail(|| format!("cannot open {}", file.to_string_lossy()))?;
+            volumes::import(&context.store(Access::Write)?, &name, archive)
         }
         VolumeCommand::Rm { force, names } => {
             let store = context.store(Access::Write)?;

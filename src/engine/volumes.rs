@@ -2,6 +2,7 @@
 //! Volumes as the user means them: make, list, remove, prune. Mounting them is `mount.rs`, filling them `filling.rs`.
 
 use std::collections::BTreeMap;
+use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -9,8 +10,11 @@ use crate::store::container::{OwnershipForm, new_id};
 use crate::store::volume::VolumeRecord;
 use crate::store::{Store, StoreError, Wait};
 
+use super::copy::Owners;
+use super::export::flushed;
 use super::filter::LabelFilter;
-use super::{EngineError, OrFail, Result, spec};
+use super::populate::{open_plain, sync};
+use super::{EngineError, OrFail, Result, pack, spec, unpack};
 
 /// What `volume create` was asked for.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +96,49 @@ fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
             Err(EngineError::usage("a volume of a host directory needs the options type=none, o=bind and device=/DIR"))
         }
     }
+}
+
+/// Writes what a volume holds as a tar, owners as containers see them.
+pub fn export(store: &Store, name: &str, out: &mut dyn Write) -> Result<()> {
+    let volume = store.find_volume(name).or_fail(|| "cannot export the volume")?;
+    if volume.incomplete {
+        return Err(EngineError::failed(format!("the volume {name} was not filled to its end"))
+            .advise("mount a container that uses it first, or run `mlfs fsck --repair`"));
+    }
+    let tree = open_plain(&store.volume_data(&volume), &volume)?;
+    let out = BufWriter::with_capacity(1 << 17, out);
+    flushed(pack::pack(&pack::Plan::whole(&tree), out)?)
+}
+
+/// Makes a volume of a tar: whole, or not at all.
+pub fn import(store: &Store, name: &str, input: impl Read + Send) -> Result<()> {
+    check_import(name)?;
+    let what = || format!("cannot import the volume {name}");
+    let lock = store.lock_volume(name, Wait::Block).or_fail(what)?;
+    if store.load_volume(name).or_fail(what)?.is_some() {
+        return Err(
+            EngineError::failed(format!("the volume {name} exists")).advise("choose another name, or remove it")
+        );
+    }
+    let record = VolumeRecord::new(name, default_form());
+    let imported = (|| {
+        let staged = store.stage_volume(&record).or_fail(what)?;
+        crate::sys::proc::set_umask(0);
+        let tree = open_plain(&staged.data(), &record)?;
+        unpack::unpack(&tree, &[], input, Owners::Exact)?;
+        drop(tree);
+        sync(&staged.data())?;
+        staged.publish(store).or_fail(what)
+    })();
+    if imported.is_err() {
+        lock.remove().or_fail(|| "cannot unlock")?;
+    }
+    imported.map_err(|error: EngineError| EngineError::failed(what()).because(error))
+}
+
+/// Can a volume be called so?
+pub fn check_import(name: &str) -> Result<()> {
+    spec::volume_name(name).map(drop).map_err(|e| EngineError::usage(e.to_string()))
 }
 
 /// Removes a volume that nobody uses.

@@ -2,7 +2,6 @@
 //! Attributes: GETATTR, SETATTR, READLINK, STATFS.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -127,7 +126,7 @@ impl Fs {
                 place
             }
         };
-        if (set.size.is_some() || set.is_nothing() && set.clears_for.is_some()) && node.kind() == Kind::File {
+        if (set.size.is_some() || set.is_nothing()) && node.kind() == Kind::File {
             self.clear_privileges(&node, &place, set.clears_for)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
@@ -151,7 +150,7 @@ impl Fs {
             }
         }
         if changes_stat {
-            node.has_no_privileges.store(false, Ordering::Relaxed);
+            node.privileges.give();
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             place.utimens(set.atime, set.mtime)?;

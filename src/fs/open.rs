@@ -22,7 +22,7 @@ use crate::model::sync::{lock, read};
 use crate::model::{FsError, Kind, NameBuf};
 use crate::sys::{FileId, Place, data};
 use crate::tree::node::{Backing, Opens};
-use crate::tree::{Node, Tree, Whereabouts};
+use crate::tree::{Node, Whereabouts};
 use crate::upper::copy_up::Extent;
 
 /// How a file is opened.
@@ -131,6 +131,9 @@ impl Fs {
         if changes && !node.is_home() {
             return Err(FsError::Stale);
         }
+        if changes && flags.is_direct && transport.can_pass() {
+            self.check_direct_upper(&node)?;
+        }
         // Content is copied before the node is held: others may open it meanwhile. Emptied and opened in one: an error
         // for want of descriptors leaves the old content.
         let emptied = if flags.truncate { self.tree.emptied(&node)? } else { None };
@@ -158,6 +161,15 @@ impl Fs {
         }
         drop(opens);
         Ok(self.insert_handle(node, content, flags, (io, backing)))
+    }
+
+    /// Before anything is changed by an open with `O_DIRECT`: can the host do that where the file will lie?
+    fn check_direct_upper(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        let is_able = match (self.reach(node)?, self.tree.content(node)?) {
+            (Some(place), Whereabouts::Upper) => data::has_direct_io(&place.open(OFlags::RDONLY | OFlags::NONBLOCK)?)?,
+            _ => node.branch().writable_upper()?.has_direct_io()?,
+        };
+        if is_able { Ok(()) } else { Err(FsError::Invalid) }
     }
 
     /// Decides how a file is opened and counts it. The caller holds `node.opens`.
@@ -235,17 +247,10 @@ impl Fs {
 
     pub(super) fn open_for_reading(&self, node: &Arc<Node>) -> Result<Content, FsError> {
         match self.tree.content(node)? {
+            // Never by its name: another file, even a device, may stand there while names change.
             Whereabouts::Upper => {
-                let place = Tree::upper_place(node).ok_or(FsError::Stale)?;
-                let file = match place.open(OFlags::RDONLY | OFlags::NONBLOCK) {
-                    Ok(file) if is_file_of(node, &file)? => file,
-                    Ok(_) | Err(FsError::NotFound | FsError::Stale) => {
-                        let place = self.reach(node)?.ok_or(FsError::Stale)?;
-                        place.open(OFlags::RDONLY | OFlags::NONBLOCK)?
-                    }
-                    Err(error) => return Err(error),
-                };
-                Ok(Content::Readable(Arc::new(file)))
+                let place = self.reach(node)?.ok_or(FsError::Stale)?;
+                Ok(Content::Readable(Arc::new(place.open(OFlags::RDONLY | OFlags::NONBLOCK)?)))
             }
             Whereabouts::Below(lower) => Ok(Content::Layer(Arc::new(node.branch().layer(&lower)?.open(&lower.entry)?))),
         }
@@ -284,11 +289,6 @@ fn passed(node: &Node, flags: OpenFlags, number: u64) -> (Io, Option<u64>) {
 /// A host that has no direct input and output says so; the kernel would say EIO.
 fn check_direct(flags: OpenFlags, file: &OwnedFd) -> Result<(), FsError> {
     if flags.is_direct && !data::has_direct_io(file)? { Err(FsError::Invalid) } else { Ok(()) }
-}
-
-/// Is what was opened by name the file that was looked up, and not one put there since?
-fn is_file_of(node: &Node, file: &OwnedFd) -> Result<bool, FsError> {
-    Ok(read(&node.state).upper_id == Some(FileId::of(&rustix::fs::fstat(file)?)))
 }
 
 /// Opens a file of the upper for writing: readable too where the host lets us, since the kernel reads before it writes

@@ -3,10 +3,9 @@
 //! this to us (`FUSE_HANDLE_KILLPRIV_V2`), and does not carry supplementary groups.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
-use crate::model::ids::{Caller, HandleId};
+use crate::model::ids::{Caller, HandleId, NodeId};
 use crate::model::{Attr, FsError};
 use crate::sys::{Place, proc};
 use crate::tree::Node;
@@ -47,7 +46,8 @@ impl Fs {
         }
         let perm = self.without_set_id(&attr, caller);
         if perm & SETGID != 0 {
-            node.has_no_privileges.store(false, Ordering::Relaxed);
+            // Not for everybody: who is not in the group must take it.
+            node.privileges.give();
         }
         if perm == attr.perm {
             return Ok(());
@@ -55,15 +55,20 @@ impl Fs {
         upper.hold_stat(place, &Stat { perm, ..Stat::of(&attr) })
     }
 
+    /// Has anybody the node open for writing?
+    pub fn is_written(&self, id: NodeId) -> bool {
+        self.tree.node(id).is_ok_and(|node| self.handles.is_written(&node))
+    }
+
     /// A write by `caller`, who may not keep set-id bits, is about to come: they go, and capabilities.
     pub fn clear_before_write(&self, handle: HandleId, caller: Caller) -> Result<(), FsError> {
         let handle = self.handles.get(handle)?;
         let node = handle.node();
-        if !node.branch().is_shared() && node.has_no_privileges.swap(true, Ordering::Relaxed) {
+        if !node.branch().is_shared() && node.privileges.are_gone() {
             return Ok(());
         }
         let file = handle.writable_file().ok_or(FsError::BadHandle)?;
-        self.clear_privileges(node, &Place::Fd(file), Some(caller))
+        node.privileges.take(|| self.clear_privileges(node, &Place::Fd(file), Some(caller)))
     }
 
     /// A SETATTR that sets nothing comes before the kernel writes a backing file, and from chown(2) with neither owner nor

@@ -16,6 +16,8 @@ use crate::model::{Cookie, Kind, Name};
 use crate::tree::Base;
 use crate::upper::{Ownership, UpperSpec};
 
+mod open;
+
 fn caller() -> Caller {
     Caller { uid: crate::sys::proc::euid(), gid: crate::sys::proc::egid(), pid: 1 }
 }
@@ -519,6 +521,28 @@ fn an_open_file_that_the_host_replaced_is_never_mistaken_for_its_successor() {
     std::fs::rename(volume.join("next"), volume.join("f")).unwrap();
     assert_eq!(fs.open(second, write).unwrap_err(), FsError::Stale);
     assert_eq!(fs.cat("/v/f"), "third");
+}
+
+#[test]
+fn what_opening_by_name_answers_is_not_believed_once_the_name_leads_elsewhere() {
+    let sandbox = Sandbox::new();
+    let mut spec = sandbox.spec(vec![layer(|_| {})]);
+    spec.mounts.push(MountAt { target: b"/v".to_vec(), branch: sandbox.volume() });
+    let fs = Fs::new(spec).unwrap();
+    let volume = sandbox.temp.path().join("volume");
+    for replace in [
+        |path: &std::path::Path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+        |path: &std::path::Path| std::os::unix::fs::symlink("elsewhere", path).unwrap(),
+    ] {
+        fs.put("/v/f", "old");
+        let id = fs.at("/v/f").id;
+        // Its number stays taken.
+        std::fs::rename(volume.join("f"), volume.join("moved")).unwrap();
+        // A socket cannot be opened (ENXIO), a symlink is not followed (ELOOP): neither is said of the file.
+        replace(&volume.join("f"));
+        assert_eq!(fs.open(id, OpenFlags::default()).unwrap_err(), FsError::Stale);
+        std::fs::remove_file(volume.join("f")).unwrap();
+    }
 }
 
 #[test]

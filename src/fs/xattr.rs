@@ -3,7 +3,6 @@
 //! set, except in plain directories (volumes, binds), where nothing is a mark.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Fs;
 use super::privilege::SETGID;
@@ -27,6 +26,7 @@ impl Fs {
 
     /// The value as it is stored.
     pub(super) fn stored_xattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        check_kind(name)?;
         let node = self.tree.node(id)?;
         let branch = node.branch();
         let value = match (self.reach(&node)?, branch.upper()) {
@@ -79,11 +79,12 @@ impl Fs {
         }
         let place = self.reach_writable(&node, Extent::Metadata)?;
         let stored = map_acl(name, value.to_vec(), |uid| self.uids.to_inner(uid), |gid| self.gids.to_inner(gid))?;
-        node.has_no_privileges.store(false, Ordering::Relaxed);
-        match Acl::parse(value).filter(|_| name == acl::ACCESS) {
+        let result = match Acl::parse(value).filter(|_| name == acl::ACCESS) {
             Some(list) => self.set_access_list(caller, &node, &place, &list, &stored),
             None => upper.set_xattr(&place, name, &stored, SetMode::Any),
-        }
+        };
+        node.privileges.give();
+        result
     }
 
     /// Sets the list that is checked at access, and the mode that follows from it.
@@ -125,6 +126,12 @@ impl Fs {
         let place = self.reach_writable(&node, Extent::Metadata)?;
         upper.remove_xattr(&place, name)
     }
+}
+
+/// There are attributes of the user, of root, of security modules, and access control lists. `Unsupported` for others.
+fn check_kind(name: &[u8]) -> Result<(), FsError> {
+    let has_kind = [&b"user."[..], b"trusted.", b"security."].iter().any(|kind| name.starts_with(kind));
+    if has_kind || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(FsError::Unsupported) }
 }
 
 fn check_mark(node: &Node, name: &[u8], refusal: FsError) -> Result<(), FsError> {

@@ -126,7 +126,11 @@ fn send_open(server: &Server, reply: ReplyOpen, result: Result<OpenEnd<Opened>, 
 fn send_create(server: &Server, reply: ReplyCreate, result: Result<OpenEnd<(EntryOut, Opened)>, Errno>) {
     let (out, opened) = match result {
         Ok(Ok(both)) => both,
-        Ok(Err(what)) => return server.unlearn(what, move || reply.error(Errno::ESTALE)),
+        Ok(Err(what)) => {
+            // The kernel holds the directory until it is answered, and unlearning a name takes it too.
+            reply.error(Errno::ESTALE);
+            return server.unlearn(what, || {});
+        }
         Err(errno) => return reply.error(errno),
     };
     // One TTL serves name and attributes here: the shorter one.
@@ -239,7 +243,8 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        // Nothing at all: the kernel is about to write a backing file for somebody who may not keep set-id bits.
+        // Nothing at all: the kernel is about to write a backing file from which something must go, set-id bits or, if the
+        // caller may keep those, capabilities alone. Or chown(2) was called with no ids, which takes them from anybody.
         let sets_nothing = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
         let is_about_to_write = sets_nothing && atime.is_none() && mtime.is_none() && ctime.is_none();
         let set = SetAttr {
@@ -255,7 +260,11 @@ impl Filesystem for Adapter {
                 (false, false) => self.clears_for(request),
             },
         };
-        let run = move |server: &Server, _: &ReplyAttr| server.fs.setattr(node(ino), fh.map(handle), &set);
+        let may_keep = is_about_to_write && self.clears_for(request).is_none();
+        let run = move |server: &Server, _: &ReplyAttr| {
+            let clears_for = set.clears_for.filter(|_| !may_keep || !server.fs.is_written(node(ino)));
+            server.fs.setattr(node(ino), fh.map(handle), &SetAttr { clears_for, ..set })
+        };
         self.server.answer("setattr", reply, run, |_, reply, result| reply_attr(reply, result));
     }
 
@@ -557,9 +566,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = match flags {
-            libc::XATTR_CREATE => SetMode::Create,
+            0 => SetMode::Any,
             libc::XATTR_REPLACE => SetMode::Replace,
-            _ => SetMode::Any,
+            _ => SetMode::Create,
         };
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_owned());
         let run =

@@ -59,6 +59,27 @@ impl VolumeRecord {
     }
 }
 
+/// A volume that nobody sees yet; it disappears when dropped.
+#[derive(Debug)]
+pub struct StagedVolume {
+    staged: atomic::StagingDir,
+    name: String,
+}
+
+impl StagedVolume {
+    /// Where its content lies meanwhile.
+    pub fn data(&self) -> PathBuf {
+        self.staged.path().join("v").join(layout::VOLUME_DATA)
+    }
+
+    /// Puts it in place. Call it under [`Store::lock_volume`].
+    pub fn publish(self, store: &Store) -> Result<(), StoreError> {
+        let target = store.layout().volume(&self.name);
+        fs::rename(self.staged.path().join("v"), &target).writing("create", &target)?;
+        atomic::sync_dir(&store.layout().volumes())
+    }
+}
+
 impl Store {
     /// The lock of one volume.
     pub fn lock_volume(&self, name: &str, wait: Wait) -> Result<Lock, StoreError> {
@@ -101,6 +122,11 @@ impl Store {
 
     /// Makes a volume that is not there yet, empty. Call it under [`Store::lock_volume`].
     pub fn create_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+        self.stage_volume(record)?.publish(self)
+    }
+
+    /// Makes a volume aside, empty: nobody sees it before [`StagedVolume::publish`].
+    pub fn stage_volume(&self, record: &VolumeRecord) -> Result<StagedVolume, StoreError> {
         let staged = self.stage("volume")?;
         let made = staged.path().join("v");
         fs::DirBuilder::new().mode(0o755).create(&made).writing("create", &made)?;
@@ -109,9 +135,7 @@ impl Store {
             fs::DirBuilder::new().mode(0o755).create(&data).writing("create", &data)?;
         }
         self.replace_record(&made, layout::VOLUME_RECORD, record)?;
-        let target = self.layout().volume(&record.name);
-        fs::rename(&made, &target).writing("create", &target)?;
-        atomic::sync_dir(&self.layout().volumes())
+        Ok(StagedVolume { staged, name: record.name.clone() })
     }
 
     /// Writes the record of a volume anew. Call it under [`Store::lock_volume`].

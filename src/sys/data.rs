@@ -3,7 +3,7 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
@@ -65,7 +65,7 @@ pub fn append(fd: impl AsFd, data: &[u8]) -> Result<usize, FsError> {
 /// Copies the whole of `from` into the empty file `to`: by reflink where the host can, else range by range, holes kept.
 ///
 /// A source that ends before the size it had at the start is an input/output error, never a hole in the copy.
-pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError> {
+pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, pace: Pace) -> Result<(), FsError> {
     let size = rustix::fs::fstat(from)?.st_size.try_into().unwrap_or(0u64);
     if size == 0 {
         return Ok(());
@@ -74,6 +74,7 @@ pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError
         return Ok(());
     }
     ftruncate(to, size)?;
+    let mut window = Window::new(pace);
     let mut offset = 0;
     while offset < size {
         let start = match seek(from, SeekFrom::Data(offset)) {
@@ -84,12 +85,65 @@ pub fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), FsError
             Err(errno) => return Err(errno.into()),
         };
         let end = seek(from, SeekFrom::Hole(start)).unwrap_or(size).min(size);
-        copy_range(from, to, start, end)?;
+        let mut at = start;
+        while at < end {
+            let next = end.min(at + WINDOW);
+            copy_range(from, to, at, next)?;
+            window.copied(to, at..next);
+            at = next;
+        }
         offset = end.max(start + 1);
     }
     // Where it was cut short meanwhile, a search for data finds the same as in a hole at the end.
     let left = rustix::fs::fstat(from)?.st_size.try_into().unwrap_or(0u64);
     if left < size { Err(FsError::IO) } else { Ok(()) }
+}
+
+/// How much is copied at a time, and how much of it the disk may still owe: what a journal has to wait for when somebody
+/// else syncs meanwhile, and what others' writes are throttled for.
+const WINDOW: u64 = 8 << 20;
+
+/// Is what is copied synced afterwards?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Yes: the disk writes along, so that syncing finds little left to do and nobody else waits for all of it.
+    Synced,
+    /// No: it is written whenever the host likes.
+    Unsynced,
+}
+
+/// What of a copy is being written to the disk.
+struct Window {
+    pace: Pace,
+    begun: Option<Range<u64>>,
+}
+
+impl Window {
+    fn new(pace: Pace) -> Self {
+        Window { pace, begun: None }
+    }
+
+    /// The next range has been copied: begins to write it, and waits for the one before. Only a matter of pace: errors
+    /// come out when the whole is synced.
+    fn copied(&mut self, to: BorrowedFd<'_>, range: Range<u64>) {
+        if self.pace == Pace::Unsynced || range.end - range.start < WINDOW {
+            return;
+        }
+        sync_range(to, &range, libc::SYNC_FILE_RANGE_WRITE);
+        if let Some(before) = self.begun.replace(range) {
+            let all =
+                libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+            sync_range(to, &before, all);
+        }
+    }
+}
+
+fn sync_range(fd: BorrowedFd<'_>, range: &Range<u64>, flags: libc::c_uint) {
+    let (start, length) = (range.start.cast_signed(), (range.end - range.start).cast_signed());
+    // SAFETY: the descriptor is open for the call, which touches no memory of ours.
+    if unsafe { libc::sync_file_range(fd.as_raw_fd(), start, length, flags) } != 0 {
+        log::trace!("sync_file_range: {}", std::io::Error::last_os_error());
+    }
 }
 
 fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), FsError> {
@@ -156,7 +210,7 @@ mod tests {
         from.set_len(10 << 20).unwrap();
         write_all_at(&from, b"start", 0).unwrap();
         write_all_at(&from, b"end", (10 << 20) - 3).unwrap();
-        copy_file(from.as_fd(), to.as_fd()).unwrap();
+        copy_file(from.as_fd(), to.as_fd(), Pace::Synced).unwrap();
         let mut buffer = [0; 3];
         assert_eq!(read_at(&to, &mut buffer, (10 << 20) - 3).unwrap(), 3);
         assert_eq!(&buffer, b"end");

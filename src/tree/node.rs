@@ -114,6 +114,35 @@ pub struct Backing {
     pub handles: usize,
 }
 
+/// Whether a file is known to have no set-id bits and no capability, so that not every write need look.
+#[derive(Debug, Default)]
+pub struct Privileges {
+    /// How often they may have been given.
+    given: AtomicU64,
+    /// One more than `given` was when they were last taken.
+    taken_at: AtomicU64,
+}
+
+impl Privileges {
+    /// Is it known that there are none?
+    pub fn are_gone(&self) -> bool {
+        self.taken_at.load(Ordering::Acquire) == self.given.load(Ordering::Acquire) + 1
+    }
+
+    /// They may have been given just now.
+    pub fn give(&self) {
+        self.given.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes them by `take`; only if that succeeds, and none were given meanwhile, they are known to be gone.
+    pub fn take(&self, take: impl FnOnce() -> Result<(), FsError>) -> Result<(), FsError> {
+        let given = self.given.load(Ordering::Acquire);
+        take()?;
+        self.taken_at.store(given + 1, Ordering::Release);
+        Ok(())
+    }
+}
+
 /// A file that the kernel knows.
 #[derive(Debug)]
 pub struct Inode {
@@ -122,8 +151,8 @@ pub struct Inode {
     branch: Arc<Branch>,
     /// It may be mapped and written without a word to us: it was opened so that the kernel can do that by itself.
     pub is_mappable: AtomicBool,
-    /// Known to have no set-id bits and no capability that a write would have to take away.
-    pub has_no_privileges: AtomicBool,
+    /// What a write would have to take away.
+    pub privileges: Privileges,
     /// See the locks in `tree/mod.rs`.
     pub state: RwLock<State>,
     /// Held while the node is copied up.
@@ -333,7 +362,7 @@ impl NodeTable {
 
     /// The known node of a key, if it still is of that kind, with one more look-up counted.
     fn count_lookup(&self, key: Key, kind: Kind) -> Option<Arc<Node>> {
-        let (id, serial) = *self.keys.get(&key)?;
+        let (id, serial) = self.peek(key)?.value();
         let node = {
             let node = self.nodes.get(&id)?;
             if node.serial != serial {
@@ -350,9 +379,16 @@ impl NodeTable {
         Some(node)
     }
 
-    /// The known node of a key; no look-up is counted.
+    /// The known node of a key; no look-up is counted. A key may still name a node that the file had before it was
+    /// re-homed.
     pub fn peek(&self, key: Key) -> Option<Arc<Node>> {
-        let (id, serial) = *self.keys.get(&key)?;
+        let value = *self.keys.get(&key)?;
+        let known = self.with_value(value)?;
+        let home = read(&known.state).homes.last().copied()?;
+        if home == known.value() { Some(known) } else { self.with_value(home) }
+    }
+
+    fn with_value(&self, (id, serial): NodeValue) -> Option<Arc<Node>> {
         self.get(NodeId(id)).filter(|node| node.serial == serial)
     }
 
@@ -417,12 +453,12 @@ impl NodeTable {
     /// The file is no longer found there.
     pub(super) fn remove_key(&self, inode: &Inode, id: FileId) {
         let key = inode.branch.upper_key(id);
-        let home = {
+        let homes = {
             let mut state = write(&inode.state);
             state.keys.retain(|known| *known != key);
-            state.homes.last().copied()
+            state.homes.clone()
         };
-        self.keys.remove_if(&key, |_, value| Some(*value) == home);
+        self.keys.remove_if(&key, |_, value| homes.contains(value));
     }
 
     /// The file is now also found under where it lies in the upper.
@@ -442,12 +478,12 @@ impl NodeTable {
 
     /// The file has lost its last name: what is born under the same key is another file.
     pub fn release_keys(&self, inode: &Inode) {
-        let (keys, home) = {
+        let (keys, homes) = {
             let mut state = write(&inode.state);
-            (std::mem::take(&mut state.keys), state.homes.last().copied())
+            (std::mem::take(&mut state.keys), state.homes.clone())
         };
         for key in keys {
-            self.keys.remove_if(&key, |_, value| Some(*value) == home);
+            self.keys.remove_if(&key, |_, value| homes.contains(value));
         }
     }
 
@@ -460,34 +496,43 @@ impl NodeTable {
             node.lookups.store(0, Ordering::Relaxed);
         }
         if before <= count {
-            self.drop_unknown(node.value());
+            self.drop_unknown(&node);
         }
     }
 
-    /// Drops a node that the kernel no longer knows. The last one of a file takes the file's keys along; otherwise
-    /// look-ups lead to another one, and one that was made but never looked up goes with its predecessor.
-    fn drop_unknown(&self, value: NodeValue) {
-        let mut next = Some(value);
-        while let Some((id, serial)) = next.take() {
-            let Some((_, node)) = self.nodes.remove_if(&id, |_, node| node.serial == serial && !node.is_known()) else {
-                return;
-            };
-            let (keys, was_home, home) = {
-                let mut state = write(&node.state);
-                let was_home = state.homes.last() == Some(&node.value());
-                state.homes.retain(|known| *known != node.value());
-                (state.keys.clone(), was_home, state.homes.last().copied())
-            };
-            match home {
-                None => {
-                    for key in keys {
-                        self.keys.remove_if(&key, |_, value| *value == node.value());
-                    }
-                }
-                Some(home) if was_home => self.redirect_keys(&keys, node.value(), home),
-                Some(home) => next = Some(home),
-            }
+    /// Drops a node that the kernel no longer knows. Where look-ups lead they go on leading as long as the kernel knows
+    /// the file by any number: such a node goes with the last of its predecessors.
+    fn drop_unknown(&self, node: &Arc<Node>) {
+        let homes = read(&node.state).homes.clone();
+        let Some(home) = homes.last().copied() else { return };
+        if home == node.value() && homes.len() > 1 {
+            return;
         }
+        // Before it goes, so that nobody finds a key without a node.
+        let keys = read(&node.state).keys.clone();
+        self.redirect_keys(&keys, node.value(), home);
+        if !self.remove_unknown(node.value()) {
+            return;
+        }
+        let rest = {
+            let mut state = write(&node.state);
+            state.homes.retain(|known| *known != node.value());
+            state.homes.clone()
+        };
+        if let [home] = rest.as_slice()
+            && self.remove_unknown(*home)
+        {
+            write(&node.state).homes.clear();
+        } else if !rest.is_empty() {
+            return;
+        }
+        for key in keys {
+            self.keys.remove_if(&key, |_, value| homes.contains(value));
+        }
+    }
+
+    fn remove_unknown(&self, (id, serial): NodeValue) -> bool {
+        self.nodes.remove_if(&id, |_, node| node.serial == serial && !node.is_known()).is_some()
     }
 
     fn new_node(&self, id: NodeId, ino: u64, branch: &Arc<Branch>, sources: Sources) -> Arc<Node> {
@@ -499,12 +544,35 @@ impl NodeTable {
             kind,
             branch: Arc::clone(branch),
             is_mappable: AtomicBool::new(false),
-            has_no_privileges: AtomicBool::new(false),
+            privileges: Privileges::default(),
             state: RwLock::new(state),
             copy_up: Mutex::new(()),
             names: Mutex::new(()),
             mounts: RwLock::default(),
         });
         Arc::new(Node { id, serial, lookups: AtomicU64::new(0), inode, opens: Mutex::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileges_are_gone_only_when_they_were_taken_and_none_given_since() {
+        let privileges = Privileges::default();
+        assert!(!privileges.are_gone());
+        assert_eq!(privileges.take(|| Err(FsError::NoSpace)), Err(FsError::NoSpace));
+        assert!(!privileges.are_gone(), "what failed has taken nothing");
+        privileges.take(|| Ok(())).unwrap();
+        assert!(privileges.are_gone());
+        privileges.give();
+        assert!(!privileges.are_gone());
+        let give = || {
+            privileges.give();
+            Ok(())
+        };
+        privileges.take(give).unwrap();
+        assert!(!privileges.are_gone(), "given while they were taken");
     }
 }

@@ -12,9 +12,10 @@ use super::ownership::Stat;
 use super::stage::Staged;
 use crate::layer::{Body, Entry, Layer};
 use crate::model::{Attr, FsError, Kind, NameBuf};
+use crate::sys::data::{self, Pace};
 use crate::sys::node::SetTime;
 use crate::sys::xattr::SetMode;
-use crate::sys::{Place, data, xattr};
+use crate::sys::{Place, xattr};
 
 /// What to copy.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +80,7 @@ impl Upper {
         let extent = extent.of(source.attr);
         if stat.kind == Kind::File {
             match extent {
-                Extent::Whole => copy_content(source, staged.open()?.as_ref())?,
+                Extent::Whole => copy_content(source, staged.open()?.as_ref(), self.pace())?,
                 Extent::Nothing => {}
                 Extent::Metadata | Extent::Mark => {
                     rustix::fs::ftruncate(&*staged.open()?, source.attr.size)?;
@@ -115,7 +116,7 @@ impl Upper {
             }
             return Ok(file);
         }
-        let copied = self.keep_capability(place, || copy_content(source, &file)).and_then(|()| {
+        let copied = self.keep_capability(place, || copy_content(source, &file, self.pace())).and_then(|()| {
             place.utimens(times.0, times.1)?;
             self.make_durable(&file)?;
             self.clear_metacopy(place)
@@ -139,6 +140,10 @@ impl Upper {
         }
     }
 
+    fn pace(&self) -> Pace {
+        if self.is_volatile { Pace::Unsynced } else { Pace::Synced }
+    }
+
     fn make_durable(&self, file: &OwnedFd) -> Result<(), FsError> {
         if self.is_volatile { Ok(()) } else { Ok(rustix::fs::fsync(file)?) }
     }
@@ -158,10 +163,10 @@ impl Upper {
     }
 }
 
-fn copy_content(source: Source<'_>, file: &OwnedFd) -> Result<(), FsError> {
+fn copy_content(source: Source<'_>, file: &OwnedFd, pace: Pace) -> Result<(), FsError> {
     let (layer, entry) = source.content.ok_or(FsError::Stale)?;
     match layer.open(entry)? {
-        Body::File(body) => data::copy_file(body.as_fd(), file.as_fd()),
+        Body::File(body) => data::copy_file(body.as_fd(), file.as_fd(), pace),
         Body::Bytes(bytes) => data::write_all_at(file, &bytes, 0),
     }
 }

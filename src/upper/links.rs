@@ -170,22 +170,17 @@ impl Upper {
         let stat = place.stat()?;
         match Kind::from_mode(stat.st_mode) {
             Some(Kind::File | Kind::Dir) => Ok(None),
-            _ => Ok(Some(NameBuf::new(format!("of-{:x}", stat.st_ino).into_bytes())?)),
+            _ => Ok(Some(beside_name(stat.st_ino)?)),
         }
     }
 
     /// The marks of the copy at `place` that stand beside its record: kept difference and record.
     fn beside(&self, place: &Place) -> Result<Option<(i64, Record)>, FsError> {
-        let Some(name) = self.name_beside(place)? else { return Ok(None) };
-        let value = match Place::at(&self.work()?.links, name.as_name()).read_link() {
-            Ok(value) => value,
-            Err(FsError::NotFound) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut words = value.splitn(2, |byte| *byte == b' ');
-        let excess = words.next().and_then(parse_excess);
-        let record = words.next().and_then(|name| NameBuf::new(name.to_vec()).ok()).map(Record::Own);
-        Ok(excess.zip(record))
+        if self.name_beside(place)?.is_none() {
+            return Ok(None);
+        }
+        let found = beside(&self.work()?.links, place.stat()?.st_ino)?;
+        Ok(found.map(|(excess, record)| (excess, Record::Own(record))))
     }
 
     fn set_beside(&self, place: &Place, excess: i64, record: &Record) -> Result<(), FsError> {
@@ -314,21 +309,41 @@ impl Upper {
 /// inode numbers will be those of other files.
 pub(super) fn clear_marks_beside(links: &Arc<Dir>) -> Result<(), FsError> {
     for entry in links.read_all()? {
-        let Some(inode) = entry.name.strip_prefix(b"of-") else { continue };
         let name = Name::new(&entry.name)?;
-        let target = Place::at(links, name).read_link()?;
-        let record = target.splitn(2, |byte| *byte == b' ').nth(1).and_then(|name| Name::new(name).ok());
-        let stat = record.map(|record| links.stat_child(record)).transpose();
-        let is_recorded = match stat {
-            Ok(Some(stat)) => format!("{:x}", stat.st_ino).as_bytes() == inode,
-            Ok(None) | Err(FsError::NotFound) => false,
-            Err(error) => return Err(error),
-        };
-        if !is_recorded {
+        if entry.name.starts_with(b"of-") && !is_recorded(links, name)? {
             recover::remove(links, name)?;
         }
     }
     Ok(())
+}
+
+/// The name in `mlfs-links` of the marks of a copy that can carry none.
+pub(super) fn beside_name(inode: u64) -> Result<NameBuf, FsError> {
+    NameBuf::new(format!("of-{inode:x}").into_bytes())
+}
+
+/// The marks that stand beside the record of the copy with this inode number: kept difference, and the record's name.
+pub(super) fn beside(links: &Arc<Dir>, inode: u64) -> Result<Option<(i64, NameBuf)>, FsError> {
+    let value = match Place::at(links, beside_name(inode)?.as_name()).read_link() {
+        Ok(value) => value,
+        Err(FsError::NotFound) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut words = value.splitn(2, |byte| *byte == b' ');
+    let excess = words.next().and_then(parse_excess);
+    let record = words.next().and_then(|name| NameBuf::new(name.to_vec()).ok());
+    Ok(excess.zip(record))
+}
+
+/// Is the copy recorded whose marks stand under `name` in `links`?
+pub(super) fn is_recorded(links: &Arc<Dir>, name: Name<'_>) -> Result<bool, FsError> {
+    let target = Place::at(links, name).read_link()?;
+    let record = target.splitn(2, |byte| *byte == b' ').nth(1).and_then(|name| Name::new(name).ok());
+    match record.map(|record| links.stat_child(record)).transpose() {
+        Ok(Some(stat)) => Ok(beside_name(stat.st_ino)?.as_name() == name),
+        Ok(None) | Err(FsError::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Links the object of an open descriptor to a new name.

@@ -12,7 +12,7 @@ use super::edit::link_place;
 use super::ownership::Stat;
 use super::{Upper, Work, recover};
 use crate::model::{FsError, Kind, Name, NameBuf};
-use crate::sys::{Dir, Place};
+use crate::sys::{Dir, Place, proc};
 
 /// What stands at a name of the upper, physically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,13 @@ impl Upper {
         let name = work.next_name()?;
         drop(make_node(&work.stage, name.as_name(), kind, stat.rdev, target)?);
         Ok(Staged { work, form: Form::Named(name), kind })
+    }
+
+    /// Can the files that are made here be opened with `O_DIRECT`?
+    pub(crate) fn has_direct_io(&self) -> Result<bool, FsError> {
+        let stat = Stat { kind: Kind::File, perm: 0o600, uid: proc::euid(), gid: proc::egid(), rdev: 0 };
+        let staged = self.stage(&stat, None)?;
+        crate::sys::data::has_direct_io(staged.open()?.as_ref())
     }
 
     /// Stages a whiteout that will stand in `dir`.

@@ -91,6 +91,82 @@ fn set_id_bits_are_cleared(s: &mut Scene) {
     assert_eq!(tree.node("by-root").mode, 0o6777);
 }
 
+fn set_id_bits_are_cleared_cached(s: &mut Scene) {
+    s.cached();
+    set_id_bits_are_cleared(s);
+}
+
+// By every way to change content, through descriptors that were open when the bits came; root keeps them, and takes
+// capabilities as everybody does.
+fn set_id_bits_of_open_files(s: &mut Scene) {
+    s.needs_root("other users, and capabilities");
+    s.layer(|l| {
+        for name in ["lower", "small"] {
+            l.file(name, vec![b'l'; if name == "lower" { 200_000 } else { 10 }]).mode(0o666);
+        }
+        l.dir("d").mode(0o777);
+    });
+    s.mount();
+    let script = "
+CAP = 'security.capability'
+VALUE = bytes.fromhex('0100000200200000000000000000000000000000')
+open('d/new', 'wb').write(b'n' * 1000); os.chmod('d/new', 0o666)
+def as_user(run):
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(1111); os.setuid(1111)
+        try: run(); os._exit(0)
+        except BaseException as error: print(repr(error), file=sys.stderr, flush=True); os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+def mode(name): return stat.S_IMODE(os.stat(name).st_mode)
+def mapped(fd):
+    with mmap.mmap(fd, 8) as m: m[0:1] = b'm'
+ways = {
+    'write': lambda fd, name: os.pwrite(fd, b'x', 0),
+    'append': lambda fd, name: os.close(os.open(name, os.O_WRONLY | os.O_APPEND)) or os.write(fd, b'x'),
+    'ftruncate': lambda fd, name: os.ftruncate(fd, 9),
+    'truncate': lambda fd, name: os.truncate(name, 12),
+    'fallocate': lambda fd, name: os.posix_fallocate(fd, 0, 20),
+    'O_TRUNC': lambda fd, name: os.close(os.open(name, os.O_WRONLY | os.O_TRUNC)),
+    'copy': lambda fd, name: os.copy_file_range(os.open('d/source', os.O_RDONLY), fd, 4),
+}
+open('d/source', 'wb').write(b'source'); os.chmod('d/source', 0o644)
+for name in ('lower', 'small', 'd/new'):
+    fd = os.open(name, os.O_RDWR)
+    os.pwrite(fd, b'before', 0)
+    for what, way in ways.items():
+        for bits, left in ((0o6777, 0o777), (0o4755 | 0o066, 0o777), (0o2777, 0o777)):
+            os.chmod(name, bits)
+            as_user(lambda: way(fd, name))
+            assert mode(name) == left, (name, what, oct(bits), oct(mode(name)))
+        # Again at once: nothing was remembered that is no longer so.
+        os.chmod(name, 0o6777)
+        as_user(lambda: way(fd, name))
+        assert mode(name) == 0o777, (name, what, 'again')
+        os.chmod(name, 0o6777)
+        way(fd, name)
+        assert mode(name) == 0o6777, (name, what, 'by root')
+        os.setxattr(name, CAP, VALUE)
+        if what != 'fallocate':
+            way(fd, name)
+            assert CAP not in os.listxattr(name), (name, what, 'capability by root')
+            assert mode(name) == 0o6777, (name, what, 'by root, with a capability')
+            os.setxattr(name, CAP, VALUE)
+        as_user(lambda: way(fd, name))
+        assert CAP not in os.listxattr(name), (name, what, 'capability')
+    os.chmod(name, 0o6777); os.setxattr(name, CAP, VALUE)
+    os.chown(name, 5, 6)
+    assert mode(name) == 0o777 and CAP not in os.listxattr(name), (name, oct(mode(name)))
+    os.chown(name, 0, 0); os.chmod(name, 0o666)
+";
+    s.python(script).ok();
+}
+
+fn set_id_bits_of_open_files_cached(s: &mut Scene) {
+    s.cached();
+    set_id_bits_of_open_files(s);
+}
+
 fn own_modes_as_anybody(s: &mut Scene) {
     s.layer(|l| {
         l.file("f", "f").mode(0o640);
@@ -126,6 +202,7 @@ fn mode_bits_are_enforced_on_ourselves(s: &mut Scene) {
 }
 
 scenarios! {
-    shown_and_changed, enforced, supplementary_groups, set_id_bits_are_cleared, own_modes_as_anybody,
+    shown_and_changed, enforced, supplementary_groups, set_id_bits_are_cleared, set_id_bits_are_cleared_cached, set_id_bits_of_open_files,
+    set_id_bits_of_open_files_cached, own_modes_as_anybody,
     mode_bits_are_enforced_on_ourselves,
 }

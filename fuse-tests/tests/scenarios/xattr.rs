@@ -101,4 +101,51 @@ fn internal_ones_are_hidden(s: &mut Scene) {
     }
 }
 
-scenarios! { change_and_list, sizes, of_symlinks, of_root, internal_ones_are_hidden }
+// As many and as large as the host takes, with its errors; nothing changes where it refuses.
+fn as_the_host_takes_them(s: &mut Scene) {
+    s.layer(|l| {
+        l.file("lower", "l").xattr("user.one", "1");
+        l.file("big", vec![b'b'; 100_000]).xattr("user.one", "1");
+        l.dir("dir");
+    });
+    s.mount();
+    let script = "
+put('new', b'')
+for name in ('lower', 'new', 'dir', 'big'):
+    def listed(): return sorted(a for a in os.listxattr(name) if a.startswith('user.'))
+    for size in (0, 1, 255, 1000, 2000):
+        t('%s %d' % (name, size), lambda: (os.setxattr(name, 'user.v', b'x' * size), len(os.getxattr(name, 'user.v'))))
+    for size in (65535, 65536, 65537):
+        t('%s %d' % (name, size), lambda: os.setxattr(name, 'user.large', b'x' * size))
+    t('listed', listed)
+    for length in (1, 249, 250, 251, 300):
+        t('name of %d' % length, lambda: os.setxattr(name, 'user.' + 'n' * length, b''))
+        t('removed', lambda: os.removexattr(name, 'user.' + 'n' * length))
+    for bad in ('user.', 'none.x', 'system.x', '', 'x'):
+        t('set %r' % bad, lambda: os.setxattr(name, bad, b'x'))
+        t('get %r' % bad, lambda: os.getxattr(name, bad))
+        t('remove %r' % bad, lambda: os.removexattr(name, bad))
+    t('create', lambda: os.setxattr(name, 'user.v', b'', os.XATTR_CREATE))
+    t('replace', lambda: os.setxattr(name, 'user.absent', b'', os.XATTR_REPLACE))
+    t('both', lambda: os.setxattr(name, 'user.v', b'', 3))
+    t('unknown flag', lambda: os.setxattr(name, 'user.v', b'', 8))
+    t('removed', lambda: os.removexattr(name, 'user.v'))
+    t('again', lambda: os.removexattr(name, 'user.v'))
+    for number in range(20): os.setxattr(name, 'user.n%02d' % number, b'%d' % number * 10)
+    t('many', lambda: [(a, os.getxattr(name, a)) for a in listed()])
+    t('list size', lambda: call('listxattr', name, ctypes.create_string_buffer(10), 10))
+    t('value size', lambda: call('getxattr', name, 'user.n11', ctypes.create_string_buffer(10), 10))
+    t('exact size', lambda: call('getxattr', name, 'user.n11', ctypes.create_string_buffer(20), 20))
+    fd = os.open(name, os.O_RDONLY)
+    t('by descriptor', lambda: (os.setxattr(fd, 'user.fd', b'fd'), os.getxattr(fd, 'user.fd'), os.removexattr(fd, 'user.fd')))
+    t('by O_PATH', lambda: os.getxattr(os.open(name, os.O_PATH), 'user.n11'))
+os.mkfifo('pipe'); os.symlink('new', 'link')
+t('pipe', lambda: os.setxattr('pipe', 'user.x', b'x'))
+t('link', lambda: os.setxattr('link', 'user.x', b'x', follow_symlinks=False))
+t('link', lambda: os.listxattr('link', follow_symlinks=False))
+t('gone', lambda: os.getxattr('gone', 'user.x'))
+";
+    s.as_on_host(script);
+}
+
+scenarios! { change_and_list, sizes, of_symlinks, of_root, internal_ones_are_hidden, as_the_host_takes_them }

@@ -11,7 +11,7 @@ use crate::model::finding::{Cure, Finding};
 use crate::store::container::{ContainerRecord, LayerRecord, OwnershipForm};
 use crate::store::{StoreError, Wait};
 use crate::tree::below::LayersAlone;
-use crate::upper::check::{Below, Checker, UpperFinding, UpperPlace, UpperRepair};
+use crate::upper::check::{Below, Certainty, Checker, UpperFinding, UpperPlace, UpperRepair};
 
 use super::super::assemble::{OpenAs, open_path, ownership, top_first};
 use super::super::state::{State, state};
@@ -38,7 +38,7 @@ struct Opened {
     walk: Walk,
 }
 
-fn open_checker(upper: &Path, work: Option<&Path>, form: OwnershipForm) -> Result<Checker> {
+fn open_checker(upper: &Path, work: Option<&Path>, form: OwnershipForm, certainty: Certainty) -> Result<Checker> {
     let open = |path: &Path| open_path(path, OpenAs::Directory).or_fail(|| format!("cannot open {}", path.display()));
     let place = UpperPlace {
         path: upper.to_owned(),
@@ -46,6 +46,7 @@ fn open_checker(upper: &Path, work: Option<&Path>, form: OwnershipForm) -> Resul
         dir: open(upper)?,
         work: work.map(open).transpose()?,
         ownership: ownership(form),
+        certainty,
     };
     Checker::open(place).or_fail(|| format!("cannot check the upper {}", upper.display()))
 }
@@ -91,7 +92,10 @@ pub(super) fn check_container(check: &Check<'_>, record: &ContainerRecord, repor
     if !upper.is_dir() || !work.is_dir() {
         return Ok(());
     }
-    let checker = open_checker(&upper, Some(&work), record.ownership)?;
+    // A stored layer is what its digest says; a directory may be a mount point of what is not mounted.
+    let is_stored = |layer: &LayerRecord| matches!(layer, LayerRecord::Stored(_));
+    let certainty = if record.layers.iter().all(is_stored) { Certainty::Proven } else { Certainty::Claimed };
+    let checker = open_checker(&upper, Some(&work), record.ownership, certainty)?;
     let walk = Walk { upper, work, ownership: ownership(record.ownership), label: name.clone() };
     let opened = Opened { checker, layers, walk };
     opened.check(check.how, report)?;
@@ -128,12 +132,16 @@ pub(super) fn check_named(request: &UpperRequest, how: How, report: &mut Report)
         Some(work) => Some(real(work)?),
         None => Some(mount::work_beside(&upper)).filter(|work| work.is_dir()),
     };
+    if how == How::Repair && work.is_none() {
+        return Err(EngineError::usage(format!("--repair needs the work directory of {text}: name it by --work"))
+            .advise("its lock is what keeps a mounted upper from being changed"));
+    }
     let form = mount::upper_form(Some(&text), false)?;
     let mut layers = Vec::new();
     for path in &request.layers {
         layers.push(layers::open_dir(path)?);
     }
-    let checker = open_checker(&upper, work.as_deref(), form)?;
+    let checker = open_checker(&upper, work.as_deref(), form, Certainty::Claimed)?;
     let work = work.unwrap_or_else(|| mount::work_beside(&upper));
     let walk = Walk { upper, work, ownership: ownership(form), label: "upper".to_owned() };
     Opened { checker, layers: (!layers.is_empty()).then_some(layers), walk }.check(how, report)

@@ -199,10 +199,10 @@ impl Checker {
         if object.marks.iter().any(|(name, value)| is_opaque(name, value)) {
             return Verdict::Fine("without effect: the directory is opaque".into());
         }
-        let opaque = || Cure::Repair(UpperRepair::MakeOpaque { path: object.path.to_vec(), redirect: name.to_vec() });
+        let opaque = || UpperRepair::MakeOpaque { path: object.path.to_vec(), redirect: name.to_vec() };
         let Some(redirect) = Redirect::parse(value) else {
             let says = format!("{} is no path: the directory cannot be entered", value.escape_ascii());
-            return Verdict::Wrong(says, opaque());
+            return Verdict::Wrong(says, Cure::Repair(opaque()));
         };
         let Some(path) = object.below.and_then(|own| followed(own, redirect)) else {
             return Verdict::Fine("without effect: nothing below counts here".into());
@@ -213,7 +213,7 @@ impl Checker {
             Ok(found) => {
                 let what = if found.is_some() { "is no directory" } else { "is not there" };
                 let says = format!("the directory was renamed, but what layers hold of it, {}, {what}", shown(&path));
-                Verdict::Wrong(says, opaque())
+                Verdict::Wrong(says, self.if_proven(opaque()))
             }
             Err(error) => Verdict::Note(format!("the layers cannot be looked at: {error}")),
         }
@@ -222,6 +222,10 @@ impl Checker {
     fn metacopy(&self, object: &Object<'_>, below: Option<&dyn Below>) -> Verdict {
         if object.kind != Kind::File {
             return Verdict::Stray("it means nothing on anything but a file".into());
+        }
+        // A crash came between its truncation and the end of its mark.
+        if object.size == 0 {
+            return Verdict::Fine("it holds owner, mode and attributes, and being empty it has no content".into());
         }
         let refuse = "bring the layer back, or delete the file in the mount; its owner, mode and attributes are whole";
         let wrong = |says: String| Verdict::Wrong(says, Cure::Refused(refuse.to_owned()));

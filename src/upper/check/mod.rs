@@ -38,6 +38,15 @@ pub trait Below {
     fn content_size(&self, path: &[NameBuf], redirect: Option<Redirect>) -> Result<Option<u64>, FsError>;
 }
 
+/// What is known of the layers below an upper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// They are what their digests say: what they lack was never there.
+    Proven,
+    /// Directories: what they lack may be back tomorrow (a filesystem that is not mounted, a layer that was forgotten).
+    Claimed,
+}
+
 /// Where an upper is, and how it is to be read.
 #[derive(Debug)]
 pub struct UpperPlace {
@@ -51,6 +60,8 @@ pub struct UpperPlace {
     pub work: Option<OwnedFd>,
     /// How owners are kept in it.
     pub ownership: Ownership,
+    /// Whether what its layers lack is lost.
+    pub certainty: Certainty,
 }
 
 /// An upper that is being checked.
@@ -61,6 +72,7 @@ pub struct Checker {
     root: Arc<Dir>,
     work: Option<Arc<Dir>>,
     ownership: Ownership,
+    certainty: Certainty,
 }
 
 /// A directory of the upper that is to be looked through.
@@ -97,9 +109,9 @@ struct Gathered {
 impl Checker {
     /// Opens an upper. `NotDir` for anything but directories.
     pub fn open(place: UpperPlace) -> Result<Self, FsError> {
-        let UpperPlace { path, work_path, dir, work, ownership } = place;
+        let UpperPlace { path, work_path, dir, work, ownership, certainty } = place;
         let work = work.map(Dir::from_fd).transpose()?;
-        Ok(Checker { path, work_path, root: Dir::from_fd(dir)?, work, ownership })
+        Ok(Checker { path, work_path, root: Dir::from_fd(dir)?, work, ownership, certainty })
     }
 
     /// Takes the lock by which an upper has one writer; `Busy` while it is mounted. Without a work directory nobody can.
@@ -202,12 +214,22 @@ impl Checker {
         };
         let attr = attr_of(&stat)?;
         let place = if attr.kind == Kind::Dir { Place::Dir(dir.child(name, &stat)) } else { Place::at(dir, name) };
-        let mut marks = marks::of(&place)?;
+        let mut marks = self.marks_of(&place, &stat)?;
         if is_whiteout_device(&attr) {
             marks.push((marks::DEVICE.to_vec(), Vec::new()));
         }
         let id = FileId::of(&stat);
         Ok(Some(Object { place, path, kind: attr.kind, size: attr.size, id, below, in_xattr_dir, marks }))
+    }
+
+    /// A repair of what is wrong only if the layers are all there.
+    fn if_proven(&self, repair: UpperRepair) -> Cure<UpperRepair> {
+        match self.certainty {
+            Certainty::Proven => Cure::Repair(repair),
+            Certainty::Claimed => Cure::Refused(
+                "bring the layer back: its layers are directories, and nothing tells whether they are all there".into(),
+            ),
+        }
     }
 
     /// The path on the host.

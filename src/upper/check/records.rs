@@ -6,14 +6,17 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::fs::Stat;
+
 use super::marks::{Mark, Verdict, of};
 use super::repair::KERNEL_MARK;
-use super::{Checker, Object, UpperFinding, UpperRepair};
+use super::{Certainty, Checker, Object, UpperFinding, UpperRepair};
 use crate::layer::origin::Origin;
 use crate::model::finding::{Cure, Finding};
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
 use crate::sys::{Dir, FileId, Place};
+use crate::upper::links::{beside, is_recorded};
 use crate::upper::recover::{INDEX, LINKS, STAGE};
 
 /// What a layer has of a hard-link group.
@@ -51,6 +54,11 @@ fn parse_count(value: &[u8]) -> Option<(u8, i64)> {
     let (base, count) = value.split_first()?;
     let count = std::str::from_utf8(count).ok()?.parse().ok()?;
     matches!(base, b'U' | b'L').then_some((*base, count))
+}
+
+/// Can an object carry marks that need no root?
+pub(super) fn can_carry(stat: &Stat) -> bool {
+    matches!(Kind::from_mode(stat.st_mode), Some(Kind::File | Kind::Dir))
 }
 
 /// Is it a name that a record of ours can have: `copy-LAYER-DEVICE-INODE`?
@@ -151,12 +159,24 @@ impl Checker {
         for entry in entries {
             let name = Name::new(&entry.name)?;
             let path = self.work_place(&[home, name.bytes()]);
-            let attr = attr_of(&records.stat_child(name)?)?;
+            let stat = records.stat_child(name)?;
+            let attr = attr_of(&stat)?;
             let aside = || UpperRepair::MoveAside { folder: Some(home.to_vec()), name: name.to_buf() };
             if home == INDEX && name.bytes().starts_with(b"#") {
                 let says = "what kernel overlayfs had under way in its index when it ended";
                 let repair = UpperRepair::RemoveWork { folder: home.to_vec(), name: name.to_buf() };
                 findings.push(Finding::leftover(path, "record", says, repair));
+                continue;
+            }
+            if home == LINKS && name.bytes().starts_with(b"of-") && attr.kind == Kind::Symlink {
+                findings.push(if is_recorded(&records, name)? {
+                    let says = "the marks of a recorded copy, which cannot carry them itself";
+                    Finding::fine(path, "record", says)
+                } else {
+                    let says = "marks of a copy that is not recorded: another file may get its inode number";
+                    let repair = UpperRepair::RemoveWork { folder: home.to_vec(), name: name.to_buf() };
+                    Finding::leftover(path, "record", says, repair)
+                });
                 continue;
             }
             let wanted = if home == LINKS {
@@ -177,7 +197,7 @@ impl Checker {
                 findings.push(Finding::damage(path, "record", "a directory has no hard links", Cure::Repair(aside())));
                 continue;
             }
-            let marks = of(&Place::at(&records, name))?;
+            let marks = self.marks_of(&Place::at(&records, name), &stat)?;
             let mark_name = if home == LINKS { "mlfs.group" } else { "origin" };
             match mark(&marks, mark_name) {
                 Some((_, value)) if *value == wanted => {
@@ -206,8 +226,28 @@ impl Checker {
         self.led_back(object, LINKS, value)
     }
 
+    /// The marks of an object, those among them that stand beside its record since it can carry none.
+    pub(super) fn marks_of(&self, place: &Place, stat: &Stat) -> Result<Vec<Mark>, FsError> {
+        let mut marks = of(place)?;
+        if can_carry(stat) || mark(&marks, "mlfs.group").is_some() {
+            return Ok(marks);
+        }
+        if let Some(links) = self.work_folder(LINKS)?
+            && let Some((excess, record)) = beside(&links, stat.st_ino)?
+        {
+            marks.push((b"user.overlay.mlfs.group".to_vec(), record.as_name().bytes().to_vec()));
+            marks.push((b"user.overlay.nlink".to_vec(), format!("U{excess:+}").into_bytes()));
+        }
+        Ok(marks)
+    }
+
     /// Is the record that a file names really a link to it?
     fn led_back(&self, object: &Object<'_>, home: &'static [u8], name: &[u8]) -> Verdict {
+        if self.work.is_none() {
+            let says = "one of the names of a file that has several in its layer; its record is not looked at: where its \
+                        work directory is was not said";
+            return Verdict::Note(says.into());
+        }
         let found = self.work_folder(home).and_then(|records| {
             let Some(records) = records else { return Ok(None) };
             match records.stat_child(Name::new(name)?) {
@@ -294,7 +334,7 @@ impl Checker {
                 if !is_file || !is_record {
                     continue;
                 }
-                let marks = of(&Place::at(&records, name))?;
+                let marks = self.marks_of(&Place::at(&records, name), &stat)?;
                 let number = mark(&marks, "mlfs.ino").and_then(|(_, value)| <[u8; 8]>::try_from(value.as_slice()).ok());
                 let count = mark(&marks, "nlink").and_then(|(_, value)| parse_count(value));
                 facts.push(RecordFacts {
@@ -337,7 +377,7 @@ impl Checker {
             } else {
                 UpperRepair::MoveAside { folder: Some(folder), name }
             };
-            return Some(Finding::damage(path, "record", says, Cure::Repair(repair)));
+            return Some(Finding::damage(path, "record", says, self.if_proven(repair)));
         };
         let names = seen.get(&number).copied().unwrap_or(0);
         let shown = i64::from(record.host_links) + record.excess.unwrap_or(0);
@@ -345,7 +385,9 @@ impl Checker {
         if names == 0 && record.host_links == 1 {
             let says = "no name leads to the copy any more";
             // The count agrees: its last name was deleted. Else nobody knows why there is none.
-            return Some(if shown <= 0 || shown == right {
+            return Some(if self.certainty == Certainty::Claimed {
+                Finding::note(path, "record", format!("{says}; it is kept, since a layer may be missing"))
+            } else if shown <= 0 || shown == right {
                 Finding::leftover(path, "record", says, UpperRepair::RemoveWork { folder, name })
             } else {
                 let repair = UpperRepair::MoveAside { folder: Some(folder), name };
@@ -357,7 +399,7 @@ impl Checker {
         }
         let says = format!("its file shows {shown} links, but {right} names lead to it");
         let repair = UpperRepair::CountLinks { folder, name, excess: right - i64::from(record.host_links) };
-        Some(Finding::damage(path, "record", says, Cure::Repair(repair)))
+        Some(Finding::damage(path, "record", says, self.if_proven(repair)))
     }
 }
 

@@ -5,14 +5,16 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, linkat, unlinkat};
+use rustix::fs::{AtFlags, Mode, linkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::marks::{dir_of, of};
+use super::records::can_carry;
 use super::{Checker, beside};
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::xattr::SetMode;
 use crate::sys::{Dir, Place, xattr};
+use crate::upper::links::{beside_name, is_recorded};
 use crate::upper::recover;
 use crate::upper::stage::rename_new;
 
@@ -122,6 +124,10 @@ impl Checker {
         match repair {
             UpperRepair::RemoveMarks { path, marks } => {
                 let place = self.place_of(path)?;
+                let stat = place.stat()?;
+                if !can_carry(&stat) && marks.iter().any(|mark| mark == b"user.overlay.mlfs.group") {
+                    return self.forget_beside(stat.st_ino);
+                }
                 marks.iter().try_for_each(|mark| remove_mark(&place, mark))?;
                 sync(&place)
             }
@@ -141,6 +147,8 @@ impl Checker {
             UpperRepair::ClearStaging => self.clear_staging(),
             UpperRepair::MoveAside { folder, name } => self.move_aside(folder.as_deref(), name),
             UpperRepair::RemoveWork { folder, name } => match self.work_folder(folder)? {
+                // A repair before this one may have made the record whose marks these are.
+                Some(folder) if is_of_a_record(&folder, name)? => Ok(()),
                 Some(folder) => recover::remove(&folder, name.as_name()),
                 None => Ok(()),
             },
@@ -148,7 +156,11 @@ impl Checker {
             UpperRepair::MarkRecord { folder, name, value } => {
                 let mark: &[u8] = if folder == recover::LINKS { b"mlfs.group" } else { b"origin" };
                 let place = self.record_place(folder, name)?;
-                xattr::set(&place, &self.mark_name(&place, mark)?, value, SetMode::Any)
+                let own = self.mark_name(&place, mark)?;
+                if !can_carry(&place.stat()?) && own.starts_with(b"user.") {
+                    return self.mark_beside(&place, name);
+                }
+                xattr::set(&place, &own, value, SetMode::Any)
             }
             UpperRepair::Forget { folder, name } => {
                 let folder = self.work_folder(folder)?.ok_or(FsError::NotFound)?;
@@ -161,7 +173,8 @@ impl Checker {
                         remove_mark(&place, &mark)?;
                     }
                 }
-                Ok(())
+                let stat = place.stat()?;
+                if can_carry(&stat) { Ok(()) } else { self.forget_beside(stat.st_ino) }
             }
             UpperRepair::CountLinks { folder, name, excess } => {
                 let place = self.record_place(folder, name)?;
@@ -169,6 +182,22 @@ impl Checker {
                 xattr::set(&place, &self.mark_name(&place, b"nlink")?, value.as_bytes(), SetMode::Any)
             }
         }
+    }
+
+    /// Removes the marks that stand beside the record of a copy.
+    fn forget_beside(&self, inode: u64) -> Result<(), FsError> {
+        let Some(links) = self.work_folder(recover::LINKS)? else { return Ok(()) };
+        recover::remove(&links, beside_name(inode)?.as_name())
+    }
+
+    /// Writes beside the record at `place`, which can carry no marks, that it is one. Its links are those of the host.
+    fn mark_beside(&self, place: &Place, record: &NameBuf) -> Result<(), FsError> {
+        let links = self.work_folder(recover::LINKS)?.ok_or(FsError::NotFound)?;
+        let name = beside_name(place.stat()?.st_ino)?;
+        recover::remove(&links, name.as_name())?;
+        let value = [b"U+0 ", record.as_name().bytes()].concat();
+        symlinkat(value, &*links.open()?, name.as_name().os())?;
+        links.sync()
     }
 
     fn place_of(&self, path: &[NameBuf]) -> Result<Place, FsError> {
@@ -269,6 +298,14 @@ impl Checker {
             | rustix::fs::OFlags::NOFOLLOW
             | rustix::fs::OFlags::CLOEXEC;
         Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+    }
+}
+
+/// Does this stand beside a record, and tell its marks?
+fn is_of_a_record(folder: &Arc<Dir>, name: &NameBuf) -> Result<bool, FsError> {
+    match name.as_name().bytes().starts_with(b"of-") {
+        true => is_recorded(folder, name.as_name()),
+        false => Ok(false),
     }
 }
 
