@@ -3,8 +3,9 @@
 //! of a full, limited or broken disk, and the daemon is killed before each of them (strace injects both).
 //!
 //! An operation that fails has changed nothing; one that does not has changed everything; after a kill it is one of the
-//! two. Neither the work directory nor the tree keeps rubbish, and the operation can be done afterwards.
+//! two (a file that moves may have both names where the host cannot leave a whiteout). Neither the work directory nor the tree keeps rubbish, and the operation can be done afterwards.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -21,14 +22,41 @@ use fuse_tests::{Compare, LayerSpec, Sandbox, Tree, host, skip};
 /// The calls that change something.
 const CHANGES: &str = "ftruncate,copy_file_range,fsync,setxattr,lsetxattr,removexattr,lremovexattr,linkat,fchownat,\
     chmod,utimensat,mkdirat,mknodat,renameat,renameat2,unlinkat,symlinkat,pwrite64";
+/// What the upper lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ground {
+    /// What tests lie on.
+    Plain,
+    /// Kernel overlayfs: it has no whiteouts to give, neither as devices nor by renaming.
+    Overlayfs,
+}
+
+/// An operation, and what may be seen of it.
+#[derive(Clone, Copy, Debug)]
+struct Operation {
+    /// What was done before.
+    before: &'static str,
+    /// The operation.
+    script: &'static str,
+    /// What a kill may leave besides all and nothing.
+    between: Option<&'static str>,
+    ground: Ground,
+}
+
 /// An overlay whose daemon can be made to fail.
 struct Fault {
     sandbox: Sandbox,
+    ground: std::path::PathBuf,
 }
 
 impl Fault {
-    fn new() -> Fault {
-        let fault = Fault { sandbox: Sandbox::new() };
+    fn new(ground: Ground) -> Fault {
+        let sandbox = Sandbox::new();
+        let ground = match ground {
+            Ground::Plain => sandbox.root().to_owned(),
+            Ground::Overlayfs => mount_ground(&sandbox),
+        };
+        let fault = Fault { sandbox, ground };
         let mut layer = LayerSpec::new();
         layer.dir("d").mode(0o2775);
         layer.dir("d/e").mode(0o700).xattr("user.note", "dir");
@@ -41,9 +69,10 @@ impl Fault {
         layer.dir("empty");
         layer.file("gone", "g");
         lower(&fault.sandbox, "1", &layer, Convention::Trusted);
-        for dir in ["upper", "work", "merged"] {
-            fault.sandbox.dir(dir);
+        for dir in ["upper", "work"] {
+            std::fs::create_dir(fault.ground.join(dir)).expect(dir);
         }
+        fault.sandbox.dir("merged");
         fault
     }
 
@@ -52,8 +81,8 @@ impl Fault {
     }
 
     fn mount(&self) {
-        let path = |name: &str| self.sandbox.path(name).display().to_string();
-        let options = format!("lowerdir={},upperdir={},workdir={}", path("lower/1"), path("upper"), path("work"));
+        let (lower, ground) = (self.sandbox.path("lower/1"), self.ground.display());
+        let options = format!("lowerdir={},upperdir={ground}/upper,workdir={ground}/work", lower.display());
         patiently(|| {
             let outcome = run(&self.sandbox, bare(&self.sandbox).args(["overlay", "-o", &options]).arg(self.target()));
             if outcome.code != 0 && (outcome.stderr.contains("busy") || outcome.stderr.contains("already mounted")) {
@@ -82,8 +111,19 @@ impl Fault {
     }
 
     fn has_no_rubbish(&self, when: &str) {
-        assert_eq!(list(self.sandbox.path("work/work")), Vec::<String>::new(), "{when}: staged things stay");
+        assert_eq!(list(self.ground.join("work/work")), Vec::<String>::new(), "{when}: staged things stay");
     }
+}
+
+/// Mounts kernel overlayfs for an upper to lie on.
+fn mount_ground(sandbox: &Sandbox) -> std::path::PathBuf {
+    let ground = sandbox.dir("ground");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| sandbox.dir(format!("below/{name}")));
+    let options =
+        format!("xino=auto,lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let status = Command::new("mount").args(["-t", "overlay", "none", "-o", &options]).arg(&ground).status();
+    assert!(status.expect("mount").success(), "a ground is mounted");
+    ground
 }
 
 /// strace on a daemon.
@@ -134,13 +174,20 @@ impl Injection {
 /// One system call of an operation: its name, and which of that name.
 type Call = (String, u32);
 
-/// The calls in a log of strace.
+/// The calls in a log of strace, counted as it counts: for every thread.
 fn calls(log: &str) -> Vec<Call> {
+    let mut counts: HashMap<(&str, &str), u32> = HashMap::new();
     let mut calls: Vec<Call> = Vec::new();
     for line in log.lines().filter(|line| !line.contains("resumed>")) {
-        let Some((name, _)) = line.split_whitespace().nth(1).and_then(|call| call.split_once('(')) else { continue };
-        let count = calls.iter().filter(|(known, _)| known == name).count();
-        calls.push((name.to_owned(), u32::try_from(count).expect("few") + 1));
+        let mut words = line.split_whitespace();
+        let (Some(thread), Some(call)) = (words.next(), words.next()) else { continue };
+        let Some((name, _)) = call.split_once('(') else { continue };
+        let count = counts.entry((thread, name)).or_default();
+        *count += 1;
+        let call = (name.to_owned(), *count);
+        if !calls.contains(&call) {
+            calls.push(call);
+        }
     }
     calls
 }
@@ -156,17 +203,17 @@ fn is_like(old: &Tree, tree: &Tree) -> bool {
     std::panic::catch_unwind(|| old.assert_same(tree, KILLED, "")).is_ok()
 }
 
-/// An overlay on which `before` was done.
-fn prepared(before: &str) -> Fault {
-    let fault = Fault::new();
+/// An overlay on which everything before the operation was done.
+fn prepared(operation: Operation) -> Fault {
+    let fault = Fault::new(operation.ground);
     fault.mount();
-    host::sh(&fault.sandbox, &fault.target(), before).ok();
+    host::sh(&fault.sandbox, &fault.target(), operation.before).ok();
     fault
 }
 
 /// The trees before and after `script` without faults, and the calls that the daemon makes for it.
-fn outcomes(before: &str, script: &str) -> (Tree, Tree, String) {
-    let fault = prepared(before);
+fn outcomes(operation: Operation, script: &str) -> (Tree, Tree, String) {
+    let fault = prepared(operation);
     let old = fault.tree();
     let trace = has_program("strace").then(|| Injection::new(&fault, None, ""));
     host::sh(&fault.sandbox, &fault.target(), script).ok();
@@ -176,69 +223,101 @@ fn outcomes(before: &str, script: &str) -> (Tree, Tree, String) {
     (old, new, log)
 }
 
-fn sweep(before: &str, script: &str) {
+/// The trees before and after an operation, and those that a kill may leave besides.
+struct Outcomes {
+    old: Tree,
+    new: Tree,
+    between: Option<Tree>,
+}
+
+fn sweep(operation: Operation) {
     fuse_tests::check(|| {
         needs_root("strace on the daemon");
         if !has_program("strace") {
             skip("no strace on this machine");
         }
-        let (old, new, log) = outcomes(before, script);
+        let (old, new, log) = outcomes(operation, operation.script);
+        let between = operation.between.map(|script| outcomes(operation, script).1);
         let calls = calls(&log);
-        assert!(!calls.is_empty(), "{script} changes nothing: {log}");
-        every_call_fails(before, script, &calls, (&old, &new));
-        killed_before_every_call(before, script, &calls, (&old, &new));
+        assert!(!calls.is_empty(), "{operation:?} changes nothing: {log}");
+        let outcomes = Outcomes { old, new, between };
+        every_call_fails(operation, &calls, &outcomes);
+        killed_before_every_call(operation, &calls, &outcomes);
     });
 }
 
-fn every_call_fails(before: &str, script: &str, calls: &[Call], (old, new): (&Tree, &Tree)) {
-    let mut fault = prepared(before);
+/// How often an operation may miss a call: which of the workers makes it is not always the same.
+const ATTEMPTS: u32 = 12;
+
+fn every_call_fails(operation: Operation, calls: &[Call], outcomes: &Outcomes) {
+    let Outcomes { old, new, .. } = outcomes;
+    let script = operation.script;
+    let mut fault = prepared(operation);
     for (number, call) in calls.iter().enumerate() {
         let error = ["ENOSPC", "EIO", "EDQUOT"][number % 3];
-        let injection = Injection::new(&fault, Some(call), &format!("error={error}"));
-        let outcome = host::sh(&fault.sandbox, &fault.target(), script);
-        let log = injection.end();
-        let what = format!("{script:?} with {error} at {call:?}, ended with {}:\n{log}", outcome.code);
-        let wanted = if outcome.code == 0 { new } else { old };
-        // The operation has happened when links are counted: what fails then is told in the log.
-        let is_count = log.lines().any(|line| line.contains("overlay.nlink") && line.contains("INJECTED"));
-        let compare = Compare { is_link_count: !is_count, ..COMPARE };
-        wanted.assert_same(&fault.tree(), compare, &what);
-        // What cannot be removed goes with the next mount.
-        if call.0 != "unlinkat" {
-            fault.has_no_rubbish(&what);
+        let mut is_hit = false;
+        for _ in 0..ATTEMPTS {
+            let injection = Injection::new(&fault, Some(call), &format!("error={error}"));
+            let outcome = host::sh(&fault.sandbox, &fault.target(), script);
+            let log = injection.end();
+            let what = format!("{operation:?} with {error} at {call:?}, ended with {}:\n{log}", outcome.code);
+            is_hit = log.contains("INJECTED");
+            let wanted = if outcome.code == 0 { new } else { old };
+            // The operation has happened when links are counted: what fails then is told in the log.
+            let is_count = log.lines().any(|line| line.contains("overlay.nlink") && line.contains("INJECTED"));
+            let compare = Compare { is_link_count: !is_count, ..COMPARE };
+            wanted.assert_same(&fault.tree(), compare, &what);
+            // What cannot be removed goes with the next mount.
+            if call.0 != "unlinkat" {
+                fault.has_no_rubbish(&what);
+            }
+            if outcome.code == 0 || call.0 == "unlinkat" {
+                fault.unmount(false);
+                fault.mount();
+                fault.has_no_rubbish(&what);
+                wanted.assert_same(&fault.tree(), compare, &format!("{what}\nmounted again"));
+                fault.unmount(false);
+                fault = prepared(operation);
+            }
+            if is_hit {
+                break;
+            }
         }
-        if outcome.code == 0 || call.0 == "unlinkat" {
-            fault.unmount(false);
-            fault.mount();
-            fault.has_no_rubbish(&what);
-            wanted.assert_same(&fault.tree(), compare, &format!("{what}\nmounted again"));
-            fault.unmount(false);
-            fault = prepared(before);
-        }
+        assert!(is_hit, "{operation:?}: {call:?} never failed");
     }
     host::sh(&fault.sandbox, &fault.target(), script).ok();
     new.assert_same(&fault.tree(), COMPARE, &format!("{script:?} after all that failed"));
     fault.unmount(false);
 }
 
-fn killed_before_every_call(before: &str, script: &str, calls: &[Call], (old, new): (&Tree, &Tree)) {
-    let mut fault = prepared(before);
+fn killed_before_every_call(operation: Operation, calls: &[Call], outcomes: &Outcomes) {
+    let Outcomes { old, new, between } = outcomes;
+    let script = operation.script;
+    let mut fault = prepared(operation);
     for call in calls {
-        let injection = Injection::new(&fault, Some(call), "signal=KILL");
-        let outcome = host::sh(&fault.sandbox, &fault.target(), script);
-        let log = injection.end();
-        let what = format!("{script:?} killed before {call:?}, ended with {}:\n{log}", outcome.code);
-        // Which of two workers makes a call is not always the same.
-        let is_dead = log.contains("killed by SIGKILL");
-        fault.unmount(is_dead);
-        fault.mount();
-        fault.has_no_rubbish(&what);
-        let tree = fault.tree();
-        if outcome.code == 0 || !is_like(old, &tree) {
-            new.assert_same(&tree, KILLED, &what);
-            fault.unmount(false);
-            fault = prepared(before);
+        let mut is_hit = false;
+        for _ in 0..ATTEMPTS {
+            let injection = Injection::new(&fault, Some(call), "signal=KILL");
+            let outcome = host::sh(&fault.sandbox, &fault.target(), script);
+            let log = injection.end();
+            let what = format!("{operation:?} killed before {call:?}, ended with {}:\n{log}", outcome.code);
+            is_hit = log.contains("killed by SIGKILL");
+            fault.unmount(is_hit);
+            fault.mount();
+            fault.has_no_rubbish(&what);
+            let tree = fault.tree();
+            if outcome.code == 0 || !is_like(old, &tree) {
+                if !between.as_ref().is_some_and(|between| is_like(between, &tree)) {
+                    new.assert_same(&tree, KILLED, &what);
+                }
+                fault.unmount(false);
+                fault = prepared(operation);
+            }
+            if is_hit {
+                break;
+            }
         }
+        assert!(is_hit, "{operation:?}: never killed before {call:?}");
     }
     host::sh(&fault.sandbox, &fault.target(), script).ok();
     new.assert_same(&fault.tree(), COMPARE, &format!("{script:?} after it was killed"));
@@ -246,17 +325,19 @@ fn killed_before_every_call(before: &str, script: &str, calls: &[Call], (old, ne
 }
 
 macro_rules! sweeps {
-    ($($name:ident: $before:expr, $script:expr;)*) => {
+    ($ground:expr; $($name:ident: $before:expr, $script:expr $(, or $between:expr)?;)*) => {
         $(
             #[test]
             fn $name() {
-                sweep($before, $script);
+                let between = None$(.or(Some($between)))?;
+                sweep(Operation { before: $before, script: $script, between, ground: $ground });
             }
         )*
     };
 }
 
 sweeps! {
+    Ground::Plain;
     a_small_file_is_changed_in_place: "true", "echo new 1<>d/e/small";
     a_small_file_is_truncated: "true", ": > d/e/small";
     a_large_file_changes_its_mode: "true", "chmod 700 d/big";
@@ -275,12 +356,30 @@ sweeps! {
     a_large_file_gets_a_name: "true", "ln d/big d/e/other";
 }
 
+// Without `RENAME_WHITEOUT` a move is several steps: nothing may be in staging alone meanwhile.
+sweeps! {
+    Ground::Overlayfs;
+    on_overlayfs_a_file_moves: "echo mine > d/e/small", "mv d/e/small moved", or "ln d/e/small moved";
+    on_overlayfs_a_file_moves_onto_one_of_a_layer: "echo mine > d/e/small", "mv d/e/small gone", or "ln -f d/e/small gone";
+    on_overlayfs_a_file_replaces_one: "echo mine > d/e/small; echo g > gone", "mv d/e/small gone",
+        or "ln -f d/e/small gone";
+    on_overlayfs_a_file_moves_onto_a_whiteout: "echo mine > d/e/small; rm gone", "mv d/e/small gone";
+    on_overlayfs_a_linked_file_moves: "echo mine > d/one", "mv d/one moved", or "ln d/one moved";
+    on_overlayfs_a_directory_moves: "echo mine > d/e/small", "mv d moved";
+    on_overlayfs_a_directory_moves_onto_a_whiteout: "echo mine > d/e/small; rm gone", "mv d gone";
+    on_overlayfs_a_directory_moves_onto_one_of_a_layer: "echo mine > d/e/small", "mv -T d empty", or "rmdir empty";
+    on_overlayfs_a_directory_goes: "true", "rmdir empty";
+    on_overlayfs_a_file_goes: "true", "rm gone";
+    on_overlayfs_a_changed_file_goes: "echo mine > gone", "rm gone";
+}
+
 #[test]
 fn a_new_file_with_lists_is_whole_or_not_there() {
     if !has_program("setfacl") {
         return fuse_tests::check(|| skip("no setfacl on this machine"));
     }
-    sweep("setfacl -d -m u:7:rwx d", "mkdir d/new");
+    let before = "setfacl -d -m u:7:rwx d";
+    sweep(Operation { before, script: "mkdir d/new", between: None, ground: Ground::Plain });
 }
 
 /// The daemon may open so many files from now on.
@@ -298,9 +397,10 @@ fn an_operation_without_descriptors_changes_nothing() {
         for script in
             [": > d/e/small", "echo new >> d/e/small", ": > d/big", "chmod 700 d/big", "rm d/one", "mv d moved"]
         {
-            let (old, new, _) = outcomes("true", script);
+            let operation = Operation { before: "true", script, between: None, ground: Ground::Plain };
+            let (old, new, _) = outcomes(operation, script);
             for spare in 0.. {
-                let fault = Fault::new();
+                let fault = Fault::new(operation.ground);
                 fault.mount();
                 let pid = fault.daemon();
                 let used = list(Path::new(&format!("/proc/{pid}/fd")));

@@ -225,3 +225,35 @@ fn groups_of_two_layers_stay_apart() {
     });
     relay(&[linked(), above], &["echo 1 >> a", "echo 2 >> e/b2", "ln a e/a2", "rm b", "mv d/c e/c", "rm a"]);
 }
+
+// Equal handles on filesystems of equal identity are those of different files: the kernel goes without an index there.
+#[test]
+fn layers_on_copies_of_one_filesystem_stay_apart() {
+    fuse_tests::check(|| {
+        needs_root("loop devices");
+        let sandbox = Sandbox::new();
+        for dir in ["below", "above", "upper", "work", "merged"] {
+            sandbox.dir(dir);
+        }
+        let made = host::sh(
+            &sandbox,
+            sandbox.root(),
+            "truncate -s 8M image; mkfs.ext4 -q -O ^has_journal image; mount -o loop image below
+             echo below > below/a; ln below/a below/b; umount below; cp image copy
+             mount -o loop image below; mount -o loop copy above
+             mv above/a above/x1; mv above/b above/x2; echo above > above/x1",
+        );
+        if made.code != 0 {
+            fuse_tests::skip(format!("no loop devices here: {}", made.stderr));
+        }
+        let path = |name: &str| sandbox.path(name).display().to_string();
+        let (below, above, upper, work) = (path("below"), path("above"), path("upper"), path("work"));
+        let options = format!("lowerdir={above}:{below},upperdir={upper},workdir={work}");
+        let relay = Relay { sandbox, options };
+        relay.leg(Mlfs, "echo more >> x2; test \"$(cat a b)\" = \"$(printf 'below\\nbelow')\"");
+        let script = "test \"$(cat a b)\" = \"$(printf 'below\\nbelow')\"
+             test \"$(cat x1)\" = \"$(printf 'above\\nmore')\"; test x1 -ef x2; test a -ef b; ! test a -ef x1
+             echo other >> a; test \"$(cat b)\" = \"$(printf 'below\\nother')\"; test \"$(cat x2)\" = \"$(cat x1)\"";
+        relay.leg(Mlfs, script);
+    });
+}

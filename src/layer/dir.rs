@@ -203,12 +203,15 @@ impl DirLayer {
 
     /// The lasting name of the object at `place`; `None` where the filesystem has none, or is not the root's.
     pub fn origin_at(&self, place: &Place, side: Side) -> Result<Option<Origin>, FsError> {
-        // A root that cannot be opened has no identity: then groups are recorded in our own form.
-        let uuid = self.uuid.get_or_init(|| self.root.open_readable().and_then(uuid_of).unwrap_or_default());
-        match uuid {
+        match self.uuid() {
             Some(uuid) if place.stat()?.st_dev == self.root.id().dev => Origin::of(place, uuid, side),
             _ => Ok(None),
         }
+    }
+
+    /// The identity of the root's filesystem. A root that cannot be opened has none.
+    fn uuid(&self) -> &Option<Uuid> {
+        self.uuid.get_or_init(|| self.root.open_readable().and_then(uuid_of).unwrap_or_default())
     }
 
     fn damaged(&self, what: String) -> FsError {
@@ -423,6 +426,10 @@ impl Layer for DirLayer {
 
     fn origin(&self, entry: &Entry) -> Result<Option<Origin>, FsError> {
         self.origin_at(&Self::place(entry)?, Side::Lower)
+    }
+
+    fn filesystem(&self) -> Option<(u64, Uuid)> {
+        self.uuid().map(|uuid| (self.root.id().dev, uuid))
     }
 
     fn list(

@@ -141,6 +141,11 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// The device and the identity of the filesystem that such names are of. `None` where there are none.
+    fn filesystem(&self) -> Option<(u64, origin::Uuid)> {
+        None
+    }
+
     /// Passes the names of `dir` after `after` to `sink`, whiteouts included, in the order of (name hash, name), each
     /// name once, until `sink` breaks. `.` and `..` are not passed.
     fn list(

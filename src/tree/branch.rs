@@ -55,6 +55,13 @@ pub struct Branch {
     is_shared: bool,
 }
 
+/// Can files of all layers be told apart by what lasting names hold: the identity of a filesystem and a file of it? Not
+/// where layers lie on two copies of one filesystem, or on two that have no identity.
+fn have_own_identities(layers: &[Arc<dyn Layer>]) -> bool {
+    let filesystems: Vec<_> = layers.iter().filter_map(|layer| layer.filesystem()).collect();
+    filesystems.iter().all(|(dev, uuid)| filesystems.iter().all(|(other, same)| dev == other || uuid != same))
+}
+
 impl Branch {
     pub(super) fn open(number: u32, spec: BranchSpec) -> Result<Self, FsError> {
         let (upper, lowers, host_file) = match spec.base {
@@ -70,7 +77,11 @@ impl Branch {
         if let (Some(upper), Some(top)) = (&upper, lowers.first())
             && upper.uses_index()
         {
-            upper.set_top_layer(top.origin(&top.root()?.entry)?);
+            if have_own_identities(&lowers) {
+                upper.set_top_layer(top.origin(&top.root()?.entry)?);
+            } else {
+                upper.refuse_index();
+            }
         }
         let upper_dev = match (&host_file, &upper) {
             (Some(fd), _) => rustix::fs::fstat(&**fd)?.st_dev,

@@ -108,16 +108,7 @@ impl Upper {
         match over {
             Physical::Entry => Err(FsError::Exists),
             Physical::Nothing => link_place(place, dir, name),
-            Physical::Whiteout => {
-                let work = self.work()?;
-                let aside = work.next_name()?;
-                link_place(place, &work.stage, aside.as_name())?;
-                let renamed = renameat(&*work.stage.open()?, aside.as_name().os(), &*dir.open()?, name.os());
-                if renamed.is_err() {
-                    recover::remove(&work.stage, aside.as_name())?;
-                }
-                Ok(renamed?)
-            }
+            Physical::Whiteout => self.stage_link(place)?.publish(dir, name, over),
         }
     }
 
@@ -131,7 +122,11 @@ impl Upper {
 
     /// Whites out a name that stands only in layers.
     pub(crate) fn white_out(&self, dir: &Arc<Dir>, name: Name<'_>) -> Result<(), FsError> {
-        self.make_whiteout(dir, name, dir)
+        // A device stands whole; a file becomes a whiteout first.
+        if self.make_whiteout_device(dir, name)? {
+            return Ok(());
+        }
+        self.stage_whiteout(dir)?.publish(dir, name, Physical::Nothing)
     }
 
     /// Removes a directory that is empty to users; whiteouts in it go with it.
@@ -143,18 +138,12 @@ impl Upper {
                 other => return Ok(other?),
             }
         }
+        if below == Below::Something {
+            return self.stage_whiteout(dir)?.swap_in(dir, name, Physical::Entry);
+        }
         let work = self.work()?;
         let aside = work.next_name()?;
-        let stage_fd = work.stage.open()?;
-        if below == Below::Something {
-            self.make_whiteout(&work.stage, aside.as_name(), dir)?;
-            if let Err(error) = exchange(&stage_fd, aside.as_name(), &dir_fd, name) {
-                recover::remove(&work.stage, aside.as_name())?;
-                return Err(error);
-            }
-        } else {
-            rename_new(&dir_fd, name, &stage_fd, aside.as_name())?;
-        }
+        rename_new(&dir_fd, name, &*work.stage.open()?, aside.as_name())?;
         // The directory is gone. What is left of it goes with the next mount at the latest.
         if let Err(error) = recover::remove(&work.stage, aside.as_name()) {
             log::warn!("the remains of {name:?} could not be removed: {error}");
@@ -171,7 +160,10 @@ impl Upper {
             self.mark_impure(to.dir, &Place::at(from.dir, from.name))?;
         }
         if !from.is_dir || over == Physical::Nothing {
-            return self.rename_leaving(from, to, below);
+            return self.rename_leaving(from, to, over, below);
+        }
+        if over == Physical::Whiteout && below == Below::Something {
+            return self.change_places(from, to);
         }
         if over == Physical::Entry && below == Below::Something {
             // For a moment the target stands where layers have a directory: it must not merge with that one.
@@ -180,42 +172,55 @@ impl Upper {
         exchange(&*from.dir.open()?, from.name, &*to.dir.open()?, to.name)?;
         match over {
             Physical::Entry => self.rmdir(from.dir, from.name, below),
-            // The whiteout has moved to the source, where it may be wanted.
-            _ if below == Below::Something => Ok(()),
             _ => Ok(unlinkat(&*from.dir.open()?, from.name.os(), AtFlags::empty())?),
         }
     }
 
-    fn rename_leaving(&self, from: Spot<'_>, to: Spot<'_>, below: Below) -> Result<(), FsError> {
+    /// Moves a name and leaves a whiteout where layers have it. The target is nothing, or both are no directories.
+    fn rename_leaving(&self, from: Spot<'_>, to: Spot<'_>, over: Physical, below: Below) -> Result<(), FsError> {
         let (from_fd, to_fd) = (from.dir.open()?, to.dir.open()?);
-        if below == Below::Something {
-            let has_devices = !self.work()?.needs_xattr_whiteouts.load(Ordering::Relaxed);
-            if has_devices {
-                match renameat_with(&*from_fd, from.name.os(), &*to_fd, to.name.os(), RenameFlags::WHITEOUT) {
-                    Err(Errno::INVAL | Errno::PERM | Errno::NOSYS) => {}
-                    other => return Ok(other?),
-                }
-            }
-        }
         if below == Below::Nothing {
             return Ok(renameat(&*from_fd, from.name.os(), &*to_fd, to.name.os())?);
         }
-        // The whiteout first, under the source's name by exchange; then what was there moves on from staging.
-        let work = self.work()?;
-        let aside = work.next_name()?;
-        let stage_fd = work.stage.open()?;
-        self.make_whiteout(&work.stage, aside.as_name(), from.dir)?;
-        let moved = exchange(&stage_fd, aside.as_name(), &from_fd, from.name).and_then(|()| {
-            let moved = renameat(&*stage_fd, aside.as_name().os(), &*to_fd, to.name.os());
-            if moved.is_err() {
-                exchange(&stage_fd, aside.as_name(), &from_fd, from.name)?;
+        if !self.work()?.needs_xattr_whiteouts.load(Ordering::Relaxed) {
+            match renameat_with(&*from_fd, from.name.os(), &*to_fd, to.name.os(), RenameFlags::WHITEOUT) {
+                Err(Errno::INVAL | Errno::PERM | Errno::NOSYS) => {}
+                other => return Ok(other?),
             }
-            Ok(moved?)
-        });
-        if moved.is_err() {
-            recover::remove(&work.stage, aside.as_name())?;
         }
-        moved
+        // What moves keeps a name in the tree all the while: a crash empties staging.
+        match over {
+            Physical::Whiteout => self.change_places(from, to),
+            Physical::Nothing if from.is_dir => {
+                self.stage_whiteout(to.dir)?.publish(to.dir, to.name, over)?;
+                let moved = self.change_places(from, to);
+                if moved.is_err() {
+                    unlinkat(&*to_fd, to.name.os(), AtFlags::empty())?;
+                }
+                moved
+            }
+            Physical::Nothing | Physical::Entry => self.rename_by_link(from, to, over),
+        }
+    }
+
+    /// Exchanges a name and the whiteout at `to`.
+    fn change_places(&self, from: Spot<'_>, to: Spot<'_>) -> Result<(), FsError> {
+        if Kind::from_mode(to.dir.stat_child(to.name)?.st_mode) == Some(Kind::File) {
+            self.hold_xattr_whiteouts(from.dir)?;
+        }
+        exchange(&*from.dir.open()?, from.name, &*to.dir.open()?, to.name)
+    }
+
+    /// Moves what is no directory by giving it the new name before the old one goes: for a moment it has both.
+    fn rename_by_link(&self, from: Spot<'_>, to: Spot<'_>, over: Physical) -> Result<(), FsError> {
+        let whiteout = self.stage_whiteout(from.dir)?;
+        let link = self.stage_link(&Place::at(from.dir, from.name))?;
+        link.swap_in(to.dir, to.name, over)?;
+        let left = whiteout.publish(from.dir, from.name, Physical::Entry);
+        if left.is_err() {
+            link.swap_out(to.dir, to.name, over)?;
+        }
+        left
     }
 
     /// Exchanges two names of the upper.

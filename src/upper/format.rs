@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FileType, Mode, OFlags, mknodat};
+use rustix::fs::{FileType, Mode, mknodat};
 use rustix::io::Errno;
 
 use super::{MarkSpace, Upper};
@@ -94,25 +94,30 @@ impl Upper {
         Ok(value.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
     }
 
-    /// Makes a whiteout called `name` in `dir`, which may be the staging directory; `target` is where it will stand.
-    pub(crate) fn make_whiteout(&self, dir: &Arc<Dir>, name: Name<'_>, target: &Arc<Dir>) -> Result<(), FsError> {
+    /// Makes a whiteout device called `name` in `dir`; `false` where the host has none.
+    pub(super) fn make_whiteout_device(&self, dir: &Arc<Dir>, name: Name<'_>) -> Result<bool, FsError> {
         let work = self.work()?;
-        if !work.needs_xattr_whiteouts.load(Ordering::Relaxed) {
-            match mknodat(&*dir.open()?, name.os(), FileType::CharacterDevice, Mode::empty(), 0) {
-                Ok(()) => return Ok(()),
-                Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                    work.needs_xattr_whiteouts.store(true, Ordering::Relaxed);
-                }
-                Err(errno) => return Err(errno.into()),
+        if work.needs_xattr_whiteouts.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match mknodat(&*dir.open()?, name.os(), FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(true),
+            Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                work.needs_xattr_whiteouts.store(true, Ordering::Relaxed);
+                Ok(false)
             }
+            Err(errno) => Err(errno.into()),
         }
-        let target = Place::Dir(Arc::clone(target));
-        let opaque = self.mark_name("opaque")?;
-        if xattr::get(&target, &opaque)?.is_none() {
-            xattr::set(&target, &opaque, b"x", SetMode::Any)?;
-        }
-        let fd = dir.open_at(name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, 0o600)?;
-        drop(fd);
-        xattr::set(&Place::at(dir, name), &self.mark_name("whiteout")?, b"y", SetMode::Any)
+    }
+
+    /// Makes the empty file at `place` a whiteout.
+    pub(super) fn set_whiteout(&self, place: &Place) -> Result<(), FsError> {
+        xattr::set(place, &self.mark_name("whiteout")?, b"y", SetMode::Any)
+    }
+
+    /// Listings of `dir` look for whiteouts of the attribute form from now on.
+    pub(super) fn hold_xattr_whiteouts(&self, dir: &Arc<Dir>) -> Result<(), FsError> {
+        let (dir, opaque) = (Place::Dir(Arc::clone(dir)), self.mark_name("opaque")?);
+        if xattr::get(&dir, &opaque)?.is_some() { Ok(()) } else { xattr::set(&dir, &opaque, b"x", SetMode::Any) }
     }
 }

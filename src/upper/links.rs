@@ -22,8 +22,8 @@ use rustix::io::Errno;
 
 use super::edit::link_place;
 use super::{MarkSpace, Upper, Work, open_or_make, recover};
-use crate::layer::Birth;
 use crate::layer::origin::{Origin, Side};
+use crate::layer::{Birth, Layer as _};
 use crate::model::sync::lock;
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::xattr::SetMode;
@@ -81,7 +81,21 @@ fn parse_excess(value: &[u8]) -> Option<i64> {
 impl Upper {
     /// Will groups of layers whose files have lasting names be recorded in the kernel's index?
     pub(crate) fn uses_index(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.marks == MarkSpace::Trusted)
+        let is_usable = |work: &Work| work.marks == MarkSpace::Trusted && !work.refuses_index.load(Ordering::Relaxed);
+        self.work.as_ref().is_some_and(is_usable)
+    }
+
+    /// The layers' files cannot be told apart by lasting names: the index is not used (so does kernel overlayfs).
+    pub(crate) fn refuse_index(&self) {
+        let Some(work) = &self.work else { return };
+        work.refuses_index.store(true, Ordering::Relaxed);
+        let has_index = work.index.get().map(|index| recover::has_records(index, None));
+        if !matches!(has_index, None | Some(Ok(false))) {
+            let label = self.reader.label();
+            log::warn!(
+                "{label}: layers lie on filesystems of one identity: hard links in work/index are not looked up"
+            );
+        }
     }
 
     /// Are there any records? Spares the look for one.

@@ -79,6 +79,8 @@ pub(crate) struct Work {
     pub(crate) lacks_tmpfile: AtomicBool,
     /// Is there any hard-link group recorded? Spares a look-up per linked file.
     pub(crate) has_links: AtomicBool,
+    /// Lasting names of layers' files are ambiguous: the kernel's index is not used.
+    pub(crate) refuses_index: AtomicBool,
     /// Held while this process may write: one upper has one writer. `None` for a view.
     _lock: Option<OwnedFd>,
 }
@@ -183,6 +185,7 @@ impl Work {
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
             has_links: AtomicBool::new(has_links),
+            refuses_index: AtomicBool::new(false),
             _lock: Some(lock),
         })
     }
@@ -214,6 +217,7 @@ impl Work {
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
             has_links: AtomicBool::new(has_links),
+            refuses_index: AtomicBool::new(false),
             _lock: None,
         })
     }

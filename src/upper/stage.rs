@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::edit::link_place;
 use super::ownership::Stat;
 use super::{Upper, Work, recover};
 use crate::model::{FsError, Kind, Name, NameBuf};
@@ -81,8 +82,22 @@ impl Upper {
     pub(crate) fn stage_whiteout(&self, dir: &Arc<Dir>) -> Result<Staged<'_>, FsError> {
         let work = self.work()?;
         let name = work.next_name()?;
-        self.make_whiteout(&work.stage, name.as_name(), dir)?;
-        Ok(Staged { work, form: Form::Named(name), kind: Kind::Char })
+        if self.make_whiteout_device(&work.stage, name.as_name())? {
+            return Ok(Staged { work, form: Form::Named(name), kind: Kind::Char });
+        }
+        self.hold_xattr_whiteouts(dir)?;
+        drop(make_node(&work.stage, name.as_name(), Kind::File, 0, None)?);
+        let staged = Staged { work, form: Form::Named(name), kind: Kind::File };
+        self.set_whiteout(&staged.place()?)?;
+        Ok(staged)
+    }
+
+    /// Stages another name of the object at `place`, which is no directory.
+    pub(crate) fn stage_link(&self, place: &Place) -> Result<Staged<'_>, FsError> {
+        let work = self.work()?;
+        let name = work.next_name()?;
+        link_place(place, &work.stage, name.as_name())?;
+        Ok(Staged { work, form: Form::Named(name), kind: Kind::File })
     }
 }
 
@@ -170,6 +185,27 @@ impl Staged<'_> {
         }
         self.form = Form::Published;
         Ok(())
+    }
+}
+
+impl Staged<'_> {
+    /// Makes a staged name visible as `name` in `dir`; what stands there is staged instead: it goes with this, or comes
+    /// back by [`Staged::swap_out`].
+    pub(crate) fn swap_in(&self, dir: &Arc<Dir>, name: Name<'_>, over: Physical) -> Result<(), FsError> {
+        let Form::Named(staged) = &self.form else { return Err(FsError::Stale) };
+        let (stage_fd, dir_fd) = (self.work.stage.open()?, dir.open()?);
+        match over {
+            Physical::Nothing => rename_new(&stage_fd, staged.as_name(), &dir_fd, name),
+            Physical::Whiteout | Physical::Entry => exchange(&stage_fd, staged.as_name(), &dir_fd, name),
+        }
+    }
+
+    /// Takes [`Staged::swap_in`] back.
+    pub(crate) fn swap_out(&self, dir: &Arc<Dir>, name: Name<'_>, over: Physical) -> Result<(), FsError> {
+        match over {
+            Physical::Nothing => Ok(rustix::fs::unlinkat(&*dir.open()?, name.os(), AtFlags::empty())?),
+            Physical::Whiteout | Physical::Entry => self.swap_in(dir, name, over),
+        }
     }
 }
 
