@@ -17,7 +17,7 @@ use crate::tree::Node;
 const LINKS_MAX: usize = 40;
 
 /// How often a look-up tries to hold a file that others replace all the time; then it is not held.
-const HOLDS_MAX: u32 = 16;
+const HOLDS_MAX: u32 = 256;
 
 /// What to do with a symlink at the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
