@@ -293,6 +293,54 @@ fn busy_umount_names_the_processes() {
 }
 
 #[test]
+fn a_detached_mount_serves_its_writers_to_the_end() {
+    world(|w| {
+        app(w);
+        let root = w.mount("box", &["app"]);
+        let mut log = std::fs::File::create(root.join("log")).expect("create");
+        w.mlfs().ok(["umount", "-l", "box"]);
+        w.mlfs().run(["umount", "box"]).fails_saying(1, "box is busy");
+        // Longer than an unmounted session is given to end by itself.
+        for line in 0..30 {
+            writeln!(log, "{line}").expect("write after detaching");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        log.sync_all().expect("sync");
+        drop(log);
+        w.sandbox.wait_for_processes(Duration::from_secs(10)).expect("ends with the last file");
+        assert_eq!(w.state("box").as_deref(), Some("stopped"));
+        w.mlfs().ok(["start", "box"]);
+        assert_eq!(read(root.join("log")).lines().count(), 30);
+        w.mlfs().ok(["umount", "box"]);
+    });
+}
+
+#[test]
+fn a_signal_ends_a_mount_that_only_a_copy_keeps() {
+    world(|w| {
+        needs_root("a mount namespace");
+        app(w);
+        let root = w.mount("box", &["app"]);
+        let mut copy = std::process::Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut line = [0; 1];
+        std::io::Read::read_exact(copy.stdout.as_mut().expect("stdout"), &mut line).expect("the copy is there");
+        unmount(&root, false).expect("umount(8)");
+        let pid = w.sandbox.processes()[0].0;
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("pid");
+        kill_process(pid, Signal::TERM).expect("kill");
+        let ended = w.sandbox.wait_for_processes(Duration::from_secs(20));
+        copy.kill().expect("kill");
+        copy.wait().expect("wait");
+        ended.expect("ends although a copy of the mount is left");
+        assert_eq!(w.state("box").as_deref(), Some("stopped"));
+    });
+}
+
+#[test]
 fn a_named_upper_is_never_deleted() {
     world(|w| {
         app(w);

@@ -136,17 +136,24 @@ pub fn run(
         .map_err(io::Error::from)
         .or_fail(|| "cannot make a pipe")?;
     let io = IoChoice::for_this_process(duty.io);
+    let open = Arc::clone(&fs);
     let session = fuse.serve(fs, io).or_fail(|| "cannot serve the mount")?;
     let io = session.io().clone();
     log::info!("input and output: {}: {}", io.choice().word(), io.choice().why);
     let waiter = std::thread::spawn(move || wait(session, end));
     ready(duty)?;
-    let end = serve(duty, &io, &signals, &ended).or_fail(|| "the daemon's loop failed")?;
+    let end = serve(duty, &Life { fs: open, io }, &signals, &ended).or_fail(|| "the daemon's loop failed")?;
     let outcome = match end {
         End::Unmounted => waiter.join().unwrap_or(Outcome::Failed),
         End::Abandoned | End::Killed => Outcome::Clean,
     };
     Ok((end, outcome))
+}
+
+/// What the running session tells.
+struct Life {
+    fs: Arc<Fs>,
+    io: IoMeter,
 }
 
 /// How the session itself ended.
@@ -172,8 +179,9 @@ fn wait(session: Session, end: OwnedFd) -> Outcome {
 }
 
 /// The loop: until the mount is gone. `ended` becomes readable (or hangs up) when the session has ended.
-fn serve(duty: &Duty<'_>, io: &IoMeter, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End> {
+fn serve(duty: &Duty<'_>, life: &Life, signals: &SignalFd, ended: &OwnedFd) -> io::Result<End> {
     let Duty { served, socket, .. } = duty;
+    let Life { fs, io } = life;
     let socket = *socket;
     let status = || Answer::Status {
         pid: std::process::id(),
@@ -207,20 +215,20 @@ fn serve(duty: &Duty<'_>, io: &IoMeter, signals: &SignalFd, ended: &OwnedFd) -> 
                 {
                     log::debug!("the command is gone: {e}");
                 }
-            } else if let State::Serving = state {
+            } else if let State::Serving | State::Detached = state {
                 log::info!("told to stop by a signal");
                 state = State::Stopping(Instant::now() + duty.stop_timeout);
             }
         }
         if let Some((mut stream, request)) = socket.and_then(ControlSocket::accept) {
-            match hear(served, &mut stream, request, &status) {
+            match hear(served, fs, &mut stream, request, &status) {
                 Some(Next::State(next)) => state = next,
                 Some(Next::Kill) => return Ok(End::Killed),
                 None => {}
             }
         }
         match state {
-            State::Stopping(deadline) => state = stop(served, deadline),
+            State::Stopping(deadline) => state = stop(served, fs, deadline),
             State::Unmounted(since) if since.elapsed() >= GRACE => return Ok(End::Abandoned),
             _ => {}
         }
@@ -236,7 +244,21 @@ enum Next {
     Kill,
 }
 
-fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &dyn Fn() -> Answer) -> Option<Next> {
+/// Unmounts what nobody uses.
+fn unmount_idle(served: &Served, fs: &Fs) -> io::Result<()> {
+    if served.standing()? == Standing::Gone && fs.open_files() > 0 {
+        return Err(rustix::io::Errno::BUSY.into());
+    }
+    served.unmount(Unmount::WhenIdle)
+}
+
+fn hear(
+    served: &Served,
+    fs: &Fs,
+    stream: &mut UnixStream,
+    request: Request,
+    status: &dyn Fn() -> Answer,
+) -> Option<Next> {
     let done = |result: io::Result<()>| match result {
         Ok(()) => Answer::Done,
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => Answer::Busy,
@@ -244,9 +266,7 @@ fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &dyn
     };
     let (answer, next) = match request {
         Request::Status => (status(), None),
-        Request::Unmount => {
-            (done(served.unmount(Unmount::WhenIdle)), Some(Next::State(State::Unmounted(Instant::now()))))
-        }
+        Request::Unmount => (done(unmount_idle(served, fs)), Some(Next::State(State::Unmounted(Instant::now())))),
         Request::Detach => (done(served.unmount(Unmount::Lazy)), Some(Next::State(State::Detached))),
         Request::Shutdown { timeout } => {
             let deadline = Instant::now() + Duration::from_millis(timeout.min(1 << 40));
@@ -258,11 +278,8 @@ fn hear(served: &Served, stream: &mut UnixStream, request: Request, status: &dyn
     next.filter(|_| answer == Answer::Done)
 }
 
-fn stop(served: &Served, deadline: Instant) -> State {
-    if let Ok(Standing::Gone) = served.standing() {
-        return State::Detached;
-    }
-    match served.unmount(Unmount::WhenIdle) {
+fn stop(served: &Served, fs: &Fs, deadline: Instant) -> State {
+    match unmount_idle(served, fs) {
         Ok(()) => State::Unmounted(Instant::now()),
         Err(_) if Instant::now() < deadline => State::Stopping(deadline),
         Err(error) => {

@@ -211,8 +211,11 @@ fn unmount_live(store: &Store, record: &ContainerRecord, how: How) -> Result<()>
             unmount_by_path(store, record, how)?;
         }
     }
-    asked.wait(if how == How::Lazy { Some(Duration::from_secs(1)) } else { None })?;
-    asked.wait_for_process();
+    // Detached is detached: the process ends with the last file.
+    let patience = (how == How::Lazy).then_some(Duration::from_secs(1));
+    if asked.wait(patience)? {
+        asked.wait_for_process();
+    }
     let now = store.load_container(&record.id).or_fail(|| "cannot read the container's record")?;
     if how == How::WhenIdle && now.is_some_and(|now| now.mounted == record.mounted) {
         log::warn!("the record of {} could not be brought up to date: the container is shown as dead", record.name);
@@ -266,15 +269,18 @@ impl<'a> AskedDaemon<'a> {
         })
     }
 
-    /// Waits until it has ended, or the patience has.
-    fn wait(&self, patience: Option<Duration>) -> Result<()> {
+    /// Waits until it has ended, or the patience has. Has it ended?
+    fn wait(&self, patience: Option<Duration>) -> Result<bool> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
-        while !self.is_gone()? && patience.is_none_or(|patience| start.elapsed() <= patience) {
+        while !self.is_gone()? {
+            if patience.is_some_and(|patience| start.elapsed() > patience) {
+                return Ok(false);
+            }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Waits for the process too: the liveness lock is free a moment before.

@@ -19,7 +19,8 @@ pub fn find(mounted: &MountedRecord) -> Vec<String> {
     for entry in processes.flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        if pid == mounted.pid.to_string() {
+        // Whoever asks does not use it: an inherited directory or descriptor is his caller's.
+        if pid == mounted.pid.to_string() || pid == std::process::id().to_string() {
             continue;
         }
         let dir = entry.path();

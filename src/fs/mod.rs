@@ -105,6 +105,11 @@ impl Fs {
         self.tree.branches().iter().any(|branch| branch.is_shared())
     }
 
+    /// How many files are open.
+    pub fn open_files(&self) -> usize {
+        self.handles.len()
+    }
+
     /// Attributes as the mount shows them.
     fn show(&self, mut attr: Attr) -> Attr {
         attr.uid = self.uids.to_outer(attr.uid);
