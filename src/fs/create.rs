@@ -117,17 +117,24 @@ impl Fs {
         match self.set_lists(&node, &lists).and_then(|()| self.tree.attr(&node)) {
             Ok(attr) => Ok(Made { node, attr, file }),
             Err(error) => {
-                self.forget(node.id(), 1);
                 // Without its lists it would be open to others than its directory says.
-                let removed = match new.kind {
-                    Kind::Dir => self.rmdir(parent.id(), name),
-                    _ => self.unlink(parent.id(), name),
-                };
-                if let Err(error) = removed {
+                if let Err(error) = self.take_back(&parent, name, &node) {
                     log::warn!("{name:?} could not be removed again: {error}");
                 }
+                self.forget(node.id(), 1);
                 Err(error)
             }
+        }
+    }
+
+    /// Removes what was just made, unless the name has become another's.
+    fn take_back(&self, parent: &Arc<Node>, name: Name<'_>, made: &Node) -> Result<(), FsError> {
+        let found = self.lookup(parent.id(), name)?.id;
+        self.forget(found, 1);
+        match made.kind() {
+            _ if found != made.id() => Ok(()),
+            Kind::Dir => self.rmdir(parent.id(), name),
+            _ => self.unlink(parent.id(), name),
         }
     }
 
