@@ -318,23 +318,19 @@ fn a_detached_mount_serves_its_writers_to_the_end() {
 #[test]
 fn a_signal_ends_a_mount_that_only_a_copy_keeps() {
     world(|w| {
-        needs_root("a mount namespace");
+        needs_root("mount --bind");
         app(w);
         let root = w.mount("box", &["app"]);
-        let mut copy = std::process::Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .expect("unshare");
-        let mut line = [0; 1];
-        std::io::Read::read_exact(copy.stdout.as_mut().expect("stdout"), &mut line).expect("the copy is there");
+        // As one in another mount namespace, which would copy the mounts of other tests too.
+        let copy = w.sandbox.dir("copy");
+        let status = std::process::Command::new("mount").arg("--bind").args([&root, &copy]).status().expect("mount");
+        assert!(status.success());
         unmount(&root, false).expect("umount(8)");
         let pid = w.sandbox.processes()[0].0;
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("pid");
         kill_process(pid, Signal::TERM).expect("kill");
         let ended = w.sandbox.wait_for_processes(Duration::from_secs(20));
-        copy.kill().expect("kill");
-        copy.wait().expect("wait");
+        unmount(&copy, true).expect("umount the copy");
         ended.expect("ends although a copy of the mount is left");
         assert_eq!(w.state("box").as_deref(), Some("stopped"));
     });
