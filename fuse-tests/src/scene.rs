@@ -92,7 +92,9 @@ impl Scene {
 
     /// Does the kernel read and write backing files by itself here, and readers of before a copy-up the layer's?
     pub fn passes(&self) -> bool {
-        self.driver.is_mlfs() && self.identity == Identity::Root && self.options.is_empty()
+        // An image's bodies lie in the store: the kernel stacks nothing on files of overlayfs.
+        let is_stacked = self.driver == Driver::MlfsImage && self.sandbox.is_ground_overlayfs();
+        self.driver.is_mlfs() && self.identity == Identity::Root && self.options.is_empty() && !is_stacked
     }
 
     /// The scenario changes hard links of layers: the kernel reads the records of root only.
@@ -225,7 +227,10 @@ impl Scene {
     /// judge, in the place of kernel overlayfs where that deviates from it. Once in a scenario.
     #[track_caller]
     pub fn as_on_host(&mut self, script: &str) {
-        let host = self.sandbox.dir("host");
+        // The filesystem that the upper's files lie on in the end has the last word on sizes, times and attributes.
+        let ground = if self.sandbox.is_ground_overlayfs() { self.sandbox.root() } else { self.sandbox.ground() };
+        let host = ground.join("host");
+        std::fs::create_dir(&host).unwrap_or_else(|error| panic!("{}: {error}", host.display()));
         for layer in &self.layers {
             layer.write_dir(&host, self.convention);
         }

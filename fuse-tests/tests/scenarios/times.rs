@@ -37,7 +37,9 @@ low, high = -(1 << 63), (1 << 63) - 1
 for name in ('f', 'new', 'd'):
     for sec in (low, low + 1, -(1 << 62), -(1 << 55), 1 << 55, 1 << 62, high - 1, high):
         for nsec in (0, 1, 999_999_999):
-            t('%s %d %d' % (name, sec, nsec), lambda: utimensat(name, (sec, nsec), (sec, nsec)))
+            # The library for FUSE cannot tell the least second from the next one, where the host has it (tmpfs).
+            t('%s %d %d' % (name, sec, nsec), lambda: utimensat(name, (sec, nsec), (sec, nsec)) and None)
+            if sec > low: t('read', times, name)
     t('bad fraction', lambda: utimensat(name, (0, G), (0, 0)))
     t('negative fraction', lambda: utimensat(name, (0, -1), (0, 0)))
     OMIT, NOW = (1 << 30) - 2, (1 << 30) - 1
