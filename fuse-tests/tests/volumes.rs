@@ -489,7 +489,7 @@ fn filesystems_below_a_bind() {
 fn a_volume_goes_with_the_directory_above_it() {
     world(|w| {
         let base = base(w);
-        let root = w.mount("box", &["-v", "vol:/a/deep/v", "--layer", &base]);
+        let root = w.mount("box", &["--owner", "me", "-v", "vol:/a/deep/v", "--layer", &base]);
         write(root.join("a/deep/v/f"), "in the volume");
         std::fs::create_dir(root.join("empty2")).expect("mkdir");
         std::fs::rename(root.join("a"), root.join("b")).expect("rename of the directory above");
