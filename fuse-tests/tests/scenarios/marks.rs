@@ -7,12 +7,15 @@ use fuse_tests::layers::Item;
 use fuse_tests::{LayerSpec, Scene, scenarios};
 
 // Marks that lead elsewhere count for root under `trusted.` only; for others, where the kernel does not follow them.
-fn needs_marks(s: &Scene) {
+fn needs_marks(s: &mut Scene) {
     s.skip_when(s.driver == Driver::MlfsImage, "marks of the kernel are for directories as layers");
     s.skip_when(
         s.driver == Driver::KernelOverlay && s.identity != Identity::Root,
         "kernel overlayfs follows redirects and metadata-only files in the initial namespace only",
     );
+    if s.identity != Identity::Root {
+        s.is_not_shared_with_kernel("without root, kernel overlayfs refuses what it may not follow in layers");
+    }
 }
 
 trait Marked {
