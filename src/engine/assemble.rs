@@ -19,6 +19,7 @@ use crate::model::ids::IdMap;
 use crate::store::container::{ContainerRecord, MountRecord, MountSource, OwnershipForm};
 use crate::store::{Store, Wait};
 use crate::sys::bind::open_private_copy;
+use crate::sys::proc;
 use crate::sys::tmpfs::{TmpfsSpec, open_tmpfs};
 use crate::tree::{Base, BranchSpec};
 use crate::upper::{Ownership, UpperSpec};
@@ -279,7 +280,7 @@ fn open_tmpfs_branch(mount: &MountRecord) -> Result<BranchSpec> {
     };
     let spec =
         TmpfsSpec { size, mode: mode.unwrap_or(0o1777), uid: uid.unwrap_or(caller.0), gid: gid.unwrap_or(caller.1) };
-    if !host::is_real_root() && (spec.uid, spec.gid) != caller {
+    if !proc::is_real_root() && (spec.uid, spec.gid) != caller {
         return Err(EngineError::failed(format!("a tmpfs of user {} at {} needs root", spec.uid, mount.target)));
     }
     let dir = open_tmpfs(&spec).map_err(|e| {

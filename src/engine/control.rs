@@ -73,7 +73,7 @@ pub enum Answer {
 fn socket_dirs() -> Result<Vec<PathBuf>> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute());
     let mut dirs: Vec<PathBuf> = runtime.map(|dir| dir.join("mlfs")).into_iter().collect();
-    if host::is_real_root() {
+    if proc::is_real_root() {
         dirs.push("/run/mlfs".into());
     }
     let uid = host::caller().0;

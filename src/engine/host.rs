@@ -13,14 +13,9 @@ pub fn caller() -> (u32, u32) {
     (proc::euid(), proc::egid())
 }
 
-/// Uid 0 of the initial user namespace: the only one with every power.
-pub fn is_real_root() -> bool {
-    proc::euid() == 0 && proc::is_initial_user_namespace()
-}
-
 /// Where the store is, unless said otherwise.
 pub fn default_root() -> Result<PathBuf> {
-    if is_real_root() {
+    if proc::is_real_root() {
         return Ok(PathBuf::from("/var/lib/mlfs"));
     }
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());

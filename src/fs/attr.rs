@@ -61,8 +61,7 @@ impl SetAttr {
 
 impl Fs {
     /// A place in the upper that leads to `node` and nothing else. One that others have removed or replaced in a shared
-    /// branch is reached through a file open on it; without one it is
-    /// `Stale`, and the kernel looks the name up again.
+    /// branch is reached through a file open on it; without one it is `Stale`, and the kernel looks the name up again.
     pub(super) fn reach(&self, node: &Arc<Node>) -> Result<Option<Place>, FsError> {
         match self.tree.hold(node) {
             Err(FsError::Stale) if node.branch().is_shared() => {
@@ -117,7 +116,7 @@ impl Fs {
         }
         let emptied = if set.size == Some(0) { self.tree.emptied(&node)? } else { None };
         let upper = branch.writable_upper()?;
-        let place = match (emptied, set.size) {
+        let mut place = match (emptied, set.size) {
             (Some(file), _) => Place::Fd(file),
             (None, size) => {
                 let place = self.reach_writable(&node, extent)?;
@@ -131,7 +130,6 @@ impl Fs {
             self.clear_privileges(&node, &place, set.clears_for)?;
         }
         let changes_stat = set.perm.is_some() || set.uid.is_some() || set.gid.is_some();
-        let mut place = place;
         if changes_stat {
             let now = branch.attr_in_upper(&place)?;
             let mut stat = self.changed_stat(Stat::of(&now), set)?;
@@ -149,8 +147,6 @@ impl Fs {
                 // The host does this by itself where it holds the list.
                 self.follow_mode(upper, &place, stat.perm)?;
             }
-        }
-        if changes_stat {
             node.privileges.give();
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {

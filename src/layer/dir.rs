@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{OFlags, Stat};
 
-use super::origin::{Origin, Side, Uuid, uuid_of};
+use super::origin::{Origin, Side, Uuid};
 use super::whiteout::{self, DirMarks, OciName, OciName::Plain};
 use super::{Birth, Body, Child, Entry, Found, Layer, Listed, ListedKind, Metacopy};
 use crate::model::cookie::NameHash;
 use crate::model::sync::lock;
 use crate::model::{Attr, Cookie, FsError, Kind, Name, Time};
+use crate::sys::handle::filesystem_uuid;
 use crate::sys::node::attr_of;
 use crate::sys::{Dir, FileId, Place, xattr};
 
@@ -211,7 +212,7 @@ impl DirLayer {
 
     /// The identity of the root's filesystem. A root that cannot be opened has none.
     fn uuid(&self) -> &Option<Uuid> {
-        self.uuid.get_or_init(|| self.root.open_readable().and_then(uuid_of).unwrap_or_default())
+        self.uuid.get_or_init(|| self.root.open_readable().and_then(filesystem_uuid).unwrap_or_default())
     }
 
     fn damaged(&self, what: String) -> FsError {

@@ -9,11 +9,9 @@
 //!                             21..    the handle
 //! ```
 
-use std::os::fd::AsFd;
-
 use crate::model::FsError;
 use crate::sys::Place;
-use crate::sys::handle::{FileHandle, file_handle, filesystem_uuid};
+use crate::sys::handle::{FileHandle, file_handle};
 
 /// The identity of a filesystem.
 pub type Uuid = [u8; 16];
@@ -68,11 +66,6 @@ impl Origin {
     pub fn index_name(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
-}
-
-/// The identity of the filesystem of `fd`, a readable descriptor.
-pub fn uuid_of(fd: impl AsFd) -> Result<Option<Uuid>, FsError> {
-    filesystem_uuid(fd)
 }
 
 #[cfg(test)]

@@ -73,9 +73,14 @@ pub fn fork_daemon() -> io::Result<Fork> {
 
 /// The supplementary groups of a process, which FUSE does not carry; none of a process that is gone or not to be seen.
 pub fn groups_of(pid: u32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+    let groups = status_line(&pid.to_string(), "Groups:").unwrap_or_default();
+    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+/// What a line of `/proc/PID/status` says; `None` of a process that is gone or not to be seen.
+fn status_line(pid: &str, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)).map(|said| said.trim().to_owned())
 }
 
 /// Points standard input at `/dev/null`, output and errors at `log` or at `/dev/null`.
@@ -136,13 +141,8 @@ pub fn is_real_root() -> bool {
 /// Have we the right to administer the machine (`CAP_SYS_ADMIN` in the initial user namespace)?
 pub fn is_administrator() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
-    is_initial_user_namespace()
-        && std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-            effective
-                .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-                .is_some_and(|set| set & CAP_SYS_ADMIN != 0)
-        })
+    let effective = || u64::from_str_radix(&status_line("self", "CapEff:")?, 16).ok();
+    is_initial_user_namespace() && effective().is_some_and(|set| set & CAP_SYS_ADMIN != 0)
 }
 
 /// Our effective user id as the parent of this user namespace knows it; `None` when it is not mapped.

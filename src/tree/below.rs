@@ -25,9 +25,7 @@ impl LayersAlone {
         let branch = Branch::open(0, BranchSpec { label, base, is_read_only: true, is_shared: false })?;
         Ok(LayersAlone { branch: Arc::new(branch) })
     }
-}
 
-impl LayersAlone {
     /// What takes part in the directory at a path.
     fn lowers_at(&self, path: &[NameBuf]) -> Result<Vec<Lower>, FsError> {
         let sources = match path.is_empty() {

@@ -192,7 +192,7 @@ impl Branch {
     pub fn record(&self, lower: &Lower) -> Result<Option<Record>, FsError> {
         let (Some(group), Some(upper)) = (lower.group, &self.upper) else { return Ok(None) };
         let origin = if upper.uses_index() { self.layer(lower)?.origin(&lower.entry)? } else { None };
-        Ok(Some(upper.record(group, origin)?))
+        Ok(Some(Record::of(group, origin)?))
     }
 
     /// The copy of the hard-link group of a lower, an entry of the kind `kind`, if it was copied up.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::merge::{at_path, beside, lowers_of, path_in_layers};
+use super::merge::{at_path, beside, follow, lowers_of, path_in_layers};
 use super::node::{Lower, Node, Whereabouts};
 use super::{Branch, Tree};
 use crate::layer::Metacopy;
@@ -93,13 +93,10 @@ pub(super) fn content_below(
     let mut path: Option<Vec<NameBuf>> = None;
     loop {
         match (mark.redirect, &mut path) {
-            (None, _) => {}
-            (Some(Redirect::Path(other)), _) => path = Some(other),
+            (redirect, Some(path)) => follow(path, redirect),
+            (Some(Redirect::Path(other)), None) => path = Some(other),
             (Some(Redirect::Name(other)), None) => name = other,
-            (Some(Redirect::Name(other)), Some(path)) => {
-                path.pop();
-                path.push(other);
-            }
+            (None, None) => {}
         }
         let found = match &path {
             Some(path) => at_path(branch, first, path)?,

@@ -373,7 +373,7 @@ fn find_at_path(branch: &Branch, first: usize, mut path: Vec<NameBuf>, sources: 
 }
 
 /// The path of a directory in deeper layers, given where this layer's redirect says they hold it.
-fn follow(path: &mut Vec<NameBuf>, redirect: Option<Redirect>) {
+pub(super) fn follow(path: &mut Vec<NameBuf>, redirect: Option<Redirect>) {
     match redirect {
         None => {}
         Some(Redirect::Path(other)) => *path = other,

@@ -48,7 +48,11 @@ pub enum Record {
 }
 
 impl Record {
-    fn own(group: Group) -> Result<Self, FsError> {
+    /// The record of a group of a layer; `origin`: its lasting name there, where the index is used.
+    pub(crate) fn of(group: Group, origin: Option<Origin>) -> Result<Self, FsError> {
+        if let Some(origin) = origin {
+            return Ok(Record::Index(origin));
+        }
         let Group { layer, birth } = group;
         Ok(Record::Own(NameBuf::new(format!("copy-{layer:x}-{:x}-{:x}", birth.dev, birth.ino).into_bytes())?))
     }
@@ -101,14 +105,6 @@ impl Upper {
     /// Are there any records? Spares the look for one.
     pub(crate) fn has_records(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.has_links.load(Ordering::Relaxed))
-    }
-
-    /// The record of a group of a layer in which it has the lasting name `origin`.
-    pub(crate) fn record(&self, group: Group, origin: Option<Origin>) -> Result<Record, FsError> {
-        match origin.filter(|_| self.uses_index()) {
-            Some(origin) => Ok(Record::Index(origin)),
-            None => Record::own(group),
-        }
     }
 
     fn records_of<'a>(&self, work: &'a Work, record: &Record) -> Option<&'a Arc<Dir>> {
@@ -198,8 +194,8 @@ impl Upper {
 
     /// Records the staged copy at `place` of a group with `nlink` names in its layer, none of which it has taken yet:
     /// when it takes one, [`Upper::lose_layer_name`] says so (a crash in between leaves a count too high, never one so
-    /// low that the record would go too early). A copy that is not published is taken back by
-    /// [`Upper::forget_record`]. The place of the record.
+    /// low that the record would go too early). It is never taken back: the record alone is a whole copy, which others
+    /// may have found by now. The place of the record.
     pub(crate) fn record_copy(&self, record: &Record, place: &Place, nlink: u32) -> Result<Place, FsError> {
         let work = self.work()?;
         let records = match record {
@@ -232,7 +228,7 @@ impl Upper {
     }
 
     /// Drops the record of the copy at `place`.
-    pub(crate) fn forget_record(&self, record: &Record, place: &Place) -> Result<(), FsError> {
+    fn forget_record(&self, record: &Record, place: &Place) -> Result<(), FsError> {
         self.forget_beside(place)?;
         let Some(records) = self.records_of(self.work()?, record) else { return Ok(()) };
         match unlinkat(&*records.open()?, record.name()?.as_name().os(), AtFlags::empty()) {

@@ -174,24 +174,12 @@ impl Work {
         links::clear_marks_beside(&links)?;
         let has_links = recover::has_records(&links, index.as_ref())?;
         Ok(Work {
-            dir: work,
-            stage,
-            links,
-            index: index.map_or_else(OnceLock::new, OnceLock::from),
-            top_layer: Mutex::default(),
-            counting: Mutex::default(),
-            marks,
-            next: AtomicU64::new(0),
-            needs_xattr_whiteouts: AtomicBool::new(false),
-            lacks_tmpfile: AtomicBool::new(false),
             has_links: AtomicBool::new(has_links),
-            refuses_index: AtomicBool::new(false),
             _lock: Some(lock),
+            ..Work::new(work, stage, links, index, marks)
         })
     }
-}
 
-impl Work {
     /// The work side for looking only: what was never made is not there.
     fn view(work: &Arc<Dir>) -> Result<Self, FsError> {
         let open = |name| match work.open_child(name) {
@@ -204,22 +192,28 @@ impl Work {
         let index = recover::open_index(work)?;
         let has_links = (has_links && recover::has_records(&links, None)?)
             || index.as_ref().map_or(Ok(false), |index| recover::has_records(index, None))?;
-        let is_real_root = proc::euid() == 0 && proc::is_initial_user_namespace();
-        Ok(Work {
-            dir: Arc::clone(work),
+        let marks = if proc::is_real_root() { MarkSpace::Trusted } else { MarkSpace::User };
+        let work = Work::new(Arc::clone(work), stage, links, index, marks);
+        Ok(Work { has_links: AtomicBool::new(has_links), ..work })
+    }
+
+    /// These folders, nothing learnt of them yet, and no lock.
+    fn new(dir: Arc<Dir>, stage: Arc<Dir>, links: Arc<Dir>, index: Option<Arc<Dir>>, marks: MarkSpace) -> Self {
+        Work {
+            dir,
             stage,
             links,
             index: index.map_or_else(OnceLock::new, OnceLock::from),
             top_layer: Mutex::default(),
             counting: Mutex::default(),
-            marks: if is_real_root { MarkSpace::Trusted } else { MarkSpace::User },
+            marks,
             next: AtomicU64::new(0),
             needs_xattr_whiteouts: AtomicBool::new(false),
             lacks_tmpfile: AtomicBool::new(false),
-            has_links: AtomicBool::new(has_links),
+            has_links: AtomicBool::new(false),
             refuses_index: AtomicBool::new(false),
             _lock: None,
-        })
+        }
     }
 }
 

@@ -186,9 +186,7 @@ impl Staged<'_> {
         self.form = Form::Published;
         Ok(())
     }
-}
 
-impl Staged<'_> {
     /// Makes a staged name visible as `name` in `dir`; what stands there is staged instead: it goes with this, or comes
     /// back by [`Staged::swap_out`].
     pub(crate) fn swap_in(&self, dir: &Arc<Dir>, name: Name<'_>, over: Physical) -> Result<(), FsError> {
