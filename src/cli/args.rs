@@ -107,7 +107,16 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    #[command(after_help = "Example:\n  mlfs man | man -l -")]
-    Man,
+    /// Print a manual page: mlfs's own or that of a command; or write them all
+    #[command(
+        after_help = "Examples:\n  mlfs man volume create | man -l -\n  mlfs man --dir /usr/local/share/man/man1"
+    )]
+    Man {
+        /// The words of a command
+        #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+        words: Vec<String>,
+        /// Write the page of every command into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
