@@ -5,8 +5,10 @@
 //! Every refusal has a [`Trait`], so that a test can take one away and see that it was the reason. What a user may do is
 //! judged by the backing filesystem: each request is carried out with the caller's ids, those of uid 0 with nobody's.
 //! It has one thread and remembers nothing of attributes or names. What it does not imitate: stale handles, and the
-//! file system's number in statfs(2), which stays FUSE's.
+//! file system's number in statfs(2), which stays FUSE's. The kernel tells it of a close a moment late: a file that is
+//! removed right after its last close may have a silly name for that moment.
 
+mod export;
 mod files;
 mod nodes;
 mod request;
@@ -17,6 +19,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use fuser::{Config, MountOption, Session, SessionACL};
+
+pub use export::Export;
 
 /// One thing that NFS does otherwise than a local filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -74,8 +74,8 @@ impl Mirror {
     }
 
     fn xattrs(&self) -> Answer<()> {
-        // The kernel turns ENOSYS into EOPNOTSUPP and asks no more.
-        if self.traits.has(Trait::Xattr) { Err(Errno::ENOSYS) } else { Ok(()) }
+        // Not ENOSYS: then the kernel would ask no more, and say ENODATA for access control lists.
+        if self.traits.has(Trait::Xattr) { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
     }
 
     fn list(&self, nodes: &Nodes, req: &Request, handle: u64, offset: u64, mut reply: ReplyDirectory) {
