@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use super::doctor::DoctorArgs;
 use super::fsck::FsckArgs;
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
@@ -91,6 +92,8 @@ pub enum Command {
     /// The store and the configuration
     #[command(subcommand)]
     System(SystemCommand),
+    /// Tell what this machine and a directory can do for mlfs, what each missing thing costs, and how to get it
+    Doctor(DoctorArgs),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,
@@ -107,7 +110,16 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    #[command(after_help = "Example:\n  mlfs man | man -l -")]
-    Man,
+    /// Print a manual page: mlfs's own or that of a command; or write them all
+    #[command(
+        after_help = "Examples:\n  mlfs man volume create | man -l -\n  mlfs man --dir /usr/local/share/man/man1"
+    )]
+    Man {
+        /// The words of a command
+        #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+        words: Vec<String>,
+        /// Write the page of every command into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }

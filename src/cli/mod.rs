@@ -18,9 +18,11 @@ use crate::store::{Access, Store};
 
 pub mod args;
 pub mod container;
+pub mod doctor;
 pub mod fsck;
 pub mod image;
 pub mod look;
+pub mod manual;
 pub mod mount;
 pub mod output;
 pub mod progress;
@@ -161,11 +163,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "mlfs", &mut script);
             output::print_bytes(&script)?;
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page).or_fail(|| "cannot write the manual page")?;
-            output::print_bytes(&page)?;
-        }
+        Command::Man { words, dir } => match dir {
+            Some(dir) => manual::write(&Cli::command(), &dir)?,
+            None => output::print_bytes(&manual::page(&Cli::command(), &words)?.text)?,
+        },
         Command::Mount(args) => return mount::run(&Context::new(&cli.global)?, &args),
         Command::Umount(args) => container::umount(&Context::new(&cli.global)?, &args)?,
         Command::Start(args) => mount::start(&Context::new(&cli.global)?, &args)?,
@@ -183,6 +184,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
         Command::Fsck(args) => return fsck::run(&Context::new(&cli.global)?, &args),
+        Command::Doctor(args) => return doctor::run(&Context::new(&cli.global)?, &args),
         Command::System(command) => system::run(&Context::new(&cli.global)?, &command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::model::FsError;
 
+pub mod abilities;
 pub mod bind;
 pub mod data;
 pub mod dir;

@@ -40,9 +40,16 @@ pub struct FuseOptions {
     pub root_mode: u32,
 }
 
-/// Opens `/dev/fuse`.
+/// Opens `/dev/fuse`, if it is that device (misc 229, Documentation/admin-guide/devices.txt): some containers put
+/// something else there.
 pub fn open_fuse_device() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())
+    let file = File::options().read(true).write(true).open("/dev/fuse")?;
+    let stat = rustix::fs::fstat(&file)?;
+    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if !is_device || stat.st_rdev != rustix::fs::makedev(10, 229) {
+        return Err(io::Error::other("it is not the FUSE device"));
+    }
+    Ok(file.into())
 }
 
 /// Mounts by mount(2): needs root, or root in a user namespace that owns the mount namespace.
