@@ -91,3 +91,26 @@ fn user_namespaces_that_are_switched_off() {
         assert_eq!(state(&found, "mount(2)"), "ok", "the namespace's own right is left");
     });
 }
+
+#[test]
+fn an_upper_where_no_attributes_are_is_refused_with_the_reason() {
+    world(|w| {
+        let mut layer = fuse_tests::LayerSpec::new();
+        layer.file("etc/motd", "from the image");
+        w.load("app", &[layer]);
+        let (ground, mnt) = (w.sandbox.dir("ground"), w.sandbox.dir("mnt"));
+        let (ground, mnt) = (ground.display(), mnt.display());
+        let on_ramfs = |command: &str| {
+            let script = format!("mount -t ramfs none {ground}; exec \"$1\" --root \"$2\" {command}");
+            in_namespace(w, &script)
+        };
+        let said =
+            on_ramfs(&format!("mount --upper {ground}/up app {mnt}")).fails_saying(1, "has no extended attributes");
+        assert!(said.contains("mlfs doctor DIR") && said.trim().lines().count() == 1, "{said}");
+        assert_eq!(w.mlfs().ok(["ps", "-a", "-q"]), "", "nothing is left");
+        let found: Vec<Value> =
+            serde_json::from_str(&on_ramfs(&format!("--format json doctor {ground}")).ok()).expect("JSON");
+        assert_eq!(state(&found, "marks"), "missing", "{found:?}");
+        assert_eq!(state(&found, "flock"), "ok");
+    });
+}
