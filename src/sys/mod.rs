@@ -14,6 +14,7 @@ pub mod data;
 pub mod dir;
 pub mod handle;
 pub mod inherited;
+pub mod lock;
 pub mod map;
 pub mod memory;
 pub mod mount;

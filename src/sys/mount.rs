@@ -6,13 +6,16 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
+
+use super::lock;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
@@ -220,13 +223,28 @@ pub fn claim_mountpoint(target: &Path) -> io::Result<OwnedFd> {
     let dir = rustix::fs::open(target, flags, Mode::empty())?;
     let start = Instant::now();
     loop {
-        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(dir),
-            Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if start.elapsed() < CLAIM_PATIENCE => std::thread::sleep(Duration::from_millis(2)),
-            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::ResourceBusy.into()),
+        let claim = match lock::acquire(&dir, lock::Kind::Flock, lock::Mode::Exclusive, lock::Wait::Try) {
+            Ok(taken) => taken.then(|| dir.try_clone()).transpose()?,
+            Err(errno) if lock::is_unsupported(errno) => claim_by_name(&dir)?,
             Err(errno) => return Err(errno.into()),
+        };
+        match claim {
+            Some(claim) => return Ok(claim),
+            None if start.elapsed() < CLAIM_PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            None => return Err(io::ErrorKind::ResourceBusy.into()),
         }
+    }
+}
+
+/// Claims a directory whose filesystem has no flock: by a socket's name that one process of this host can have, and that
+/// ends with it. Nothing is left in the directory. `None` when another has it.
+fn claim_by_name(dir: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let stat = rustix::fs::fstat(dir)?;
+    let name = format!("mlfs-mount-{}-{}", stat.st_dev, stat.st_ino);
+    match UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+        Ok(claim) => Ok(Some(claim.into())),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
