@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use fuse_tests::LayerSpec;
+use fuse_tests::cli::Mlfs;
 use fuse_tests::host::python;
 use fuse_tests::nfs_like::Export;
 use fuse_tests::world::{World, eventually, list, needs_root, read, world, write};
@@ -431,6 +432,55 @@ fn plain_and_all_traits_are_accepted_by_name() {
     });
 }
 
+#[test]
+fn a_store_where_flock_is_refused_is_locked_by_fcntl() {
+    world(|w| {
+        export(w, &["--plain", "--with", "flock"], |m, _| {
+            let store = m.join("store").display().to_string();
+            let mlfs = Mlfs::with_store(&w.sandbox, &store);
+            let run = |words: &[&str]| mlfs.run(words);
+            let source = w.sandbox.dir("layer");
+            write(source.join("f"), "f");
+            let place = w.sandbox.dir("place");
+            let (source, at) = (source.display().to_string(), place.display().to_string());
+            run(&["mount", "--name", "box", "--layer", &source, &at]).ok();
+            assert!(read(m.join("store/meta.json")).contains("\"fcntl-locks\""));
+            assert_eq!(read(place.join("f")), "f");
+            // Each of these asks the lock of the daemon.
+            assert!(run(&["ps", "-a"]).ok().contains("mounted"));
+            run(&["rm", "box"]).fails_saying(1, "is mounted");
+            run(&["umount", "box"]).ok();
+            run(&["start", "box"]).ok();
+            run(&["umount", "box"]).ok();
+            run(&["fsck"]).ok();
+            run(&["rm", "box"]).ok();
+            // Many at once, which stage and lock: nothing is lost and nothing is left.
+            std::thread::scope(|s| {
+                for number in 0..6 {
+                    let run = &run;
+                    s.spawn(move || run(&["volume", "create", &format!("v{number}")]).ok());
+                }
+            });
+            assert_eq!(run(&["volume", "ls", "-q"]).ok().lines().count(), 6);
+            assert_eq!(list(m.join("store/staging")), Vec::<String>::new());
+        });
+    });
+}
+
+#[test]
+fn a_store_where_nothing_can_be_locked_is_refused_and_not_made() {
+    world(|w| {
+        export(w, &["--plain", "--with", "flock,fcntl"], |m, _| {
+            let store = m.join("store");
+            let mlfs = Mlfs::with_store(&w.sandbox, &store.display().to_string());
+            let text =
+                format!("the filesystem of {} refuses flock and fcntl locks; use a store on a local", store.display());
+            mlfs.run(["volume", "create", "v"]).fails_saying(1, &text);
+            assert!(!store.exists());
+        });
+    });
+}
+
 // What mlfs says today. Once uppers on NFS work, this test is to be replaced by the scenarios on such a ground.
 #[test]
 fn an_upper_on_it_is_refused_in_a_sentence() {
@@ -442,7 +492,7 @@ fn an_upper_on_it_is_refused_in_a_sentence() {
         let upper = export.target.join("upper");
         let said = w.try_mount("box", &["--upper", &upper.display().to_string(), "--layer", &layer]).fails(1);
         assert_eq!(said.trim().lines().count(), 1, "{said}");
-        assert!(said.contains("box cannot be mounted: operation not supported"), "{said}");
+        assert!(said.contains("its upper has no extended attributes"), "{said}");
         assert_eq!(w.sandbox.mounts(), std::slice::from_ref(&export.target));
         assert_eq!(w.state("box"), None);
         assert_eq!(list(&export.target), Vec::<String>::new(), "nothing half-done stays: {said}");
