@@ -20,7 +20,9 @@ fn what_is_there_is_told_and_nothing_stays() {
         let dir = w.sandbox.dir("looked-at");
         let found = w.mlfs().json(["doctor", &dir.display().to_string()]);
         assert_eq!(std::fs::read_dir(&dir).expect("list").count(), 0, "the probe leaves nothing");
-        for name in ["kernel", "/dev/fuse", "user namespaces", "directory", "writing", "marks", "flock", "hard links"] {
+        for name in
+            ["kernel", "/dev/fuse", "user namespaces", "directory", "writing", "marks", "locks", "flock", "hard links"]
+        {
             assert_eq!(state(&found, name), "ok", "{name}: {found:?}");
         }
         // Who may do what is no secret of this machine.

@@ -298,12 +298,13 @@ fn of_directory(dir: &Path, found: &Abilities) -> Vec<Check> {
             "mount it with user_xattr, or put uppers elsewhere: --upper DIR, or the whole store with --root",
         ),
         Check::of(
-            "flock",
-            found.flock,
+            "locks",
+            found.flock.or(found.fcntl_locks),
             Missing,
             "no store can lie here: its processes would not see each other",
-            local,
+            "keep the store on a local disk (--root DIR, MLFS_ROOT), or have this one mounted with locks",
         ),
+        Check::of("flock", found.flock, Limited, "a store here is locked by fcntl", "nothing to do"),
         Check::of("hard links", found.links, Missing, "link(2) fails in mounts", local),
         Check::of(
             "owners",

@@ -4,12 +4,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, XattrFlags};
 use rustix::io::Errno;
+
+use super::lock::{self, Kind};
 
 /// One thing that a filesystem can do, or why not.
 pub type Ability = Result<(), Errno>;
@@ -157,8 +159,8 @@ impl Probe {
             |from: &str, to: &str, flags| rustix::fs::renameat_with(CWD, self.at(from), CWD, self.at(to), flags);
         found.rename_exchange = rename("file", "other", RenameFlags::EXCHANGE);
         found.rename_noreplace = rename("other", "renamed", RenameFlags::NOREPLACE);
-        found.flock = self.locked(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive));
-        found.fcntl_locks = self.locked(lock_whole);
+        found.flock = self.locked(Kind::Flock);
+        found.fcntl_locks = self.locked(Kind::Fcntl);
         found.kinds_in_listings = self.kinds();
         found.reflinks = self.reflink();
         // To an owner that nobody has; root of a namespace may have no such id, and cannot hold every owner then.
@@ -173,16 +175,12 @@ impl Probe {
     }
 
     /// Does a lock taken by one open file keep another one out?
-    fn locked(&self, lock: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> Ability {
+    fn locked(&self, kind: Kind) -> Ability {
         let name = self.at("lock");
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(&name);
         let (one, two) = (open().map_err(|e| errno(&e))?, open().map_err(|e| errno(&e))?);
-        lock(one.as_fd())?;
-        match lock(two.as_fd()) {
-            Err(Errno::AGAIN | Errno::ACCESS) => Ok(()),
-            Ok(()) => Err(Errno::NOLCK),
-            Err(error) => Err(error),
-        }
+        let take = |file: &File| lock::acquire(file, kind, lock::Mode::Exclusive, lock::Wait::Try);
+        if take(&one)? && !take(&two)? { Ok(()) } else { Err(Errno::NOLCK) }
     }
 
     fn kinds(&self) -> Ability {
@@ -206,19 +204,6 @@ impl Probe {
 
 fn set_xattr(file: &File, name: &str) -> Ability {
     rustix::fs::fsetxattr(file, name, b"y", XattrFlags::empty())
-}
-
-/// Locks a whole file for its open file, without waiting.
-fn lock_whole(file: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: a plain structure of numbers, for which zero is a value.
-    let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = libc::F_WRLCK as libc::c_short;
-    range.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: the descriptor is open while borrowed, and the structure lives through the call.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) } {
-        0 => Ok(()),
-        _ => Err(errno(&io::Error::last_os_error())),
-    }
 }
 
 #[cfg(test)]
