@@ -17,6 +17,7 @@ pub mod identity;
 pub mod image;
 pub mod kernel;
 pub mod layers;
+pub mod nfs_like;
 pub mod oracle;
 pub mod random;
 pub mod sandbox;

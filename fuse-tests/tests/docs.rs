@@ -50,7 +50,7 @@ fn execute(document: &str, text: &str) {
     world(|w| {
         app(w);
         let all = examples(text);
-        assert!(all.len() >= 10, "{document}: only {} examples were found", all.len());
+        assert!(all.len() >= 6, "{document}: only {} examples were found", all.len());
         let bin = w.sandbox.dir("bin");
         // Every command names the sandbox's store, so that its processes are seen as this test's.
         let wrapper = format!(
@@ -94,6 +94,16 @@ fn the_readmes_tour() {
 #[test]
 fn the_semantics() {
     execute("docs/semantics.md", include_str!("../../docs/semantics.md"));
+}
+
+#[test]
+fn hpc() {
+    execute("docs/hpc.md", include_str!("../../docs/hpc.md"));
+}
+
+#[test]
+fn ci() {
+    execute("docs/ci.md", include_str!("../../docs/ci.md"));
 }
 
 // Every promise of the page names its tests, and each of them exists.

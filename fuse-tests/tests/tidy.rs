@@ -185,7 +185,9 @@ fn naming(word: &str, is_allowed: impl Fn(&str) -> bool) -> (Vec<String>, Vec<St
 
 #[test]
 fn fuser_is_named_only_in_fuse() {
-    assert_none(&naming("fuser", |file| file.starts_with("src/fuse/")).1, "fuser is named only in src/fuse/");
+    // The tests have a filesystem of their own to lie on.
+    let is_allowed = |file: &str| file.starts_with("src/fuse/") || file.starts_with("fuse-tests/src/nfs_like/");
+    assert_none(&naming("fuser", is_allowed).1, "fuser is named only in src/fuse/");
 }
 
 #[test]

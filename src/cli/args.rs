@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::container::{InspectArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use super::doctor::DoctorArgs;
 use super::fsck::FsckArgs;
 use super::image::ImageCommand;
 use super::look::{CatArgs, DiffArgs, LayersArgs, LsArgs, WhichArgs};
@@ -91,6 +92,8 @@ pub enum Command {
     /// The store and the configuration
     #[command(subcommand)]
     System(SystemCommand),
+    /// Tell what this machine and a directory can do for mlfs, what each missing thing costs, and how to get it
+    Doctor(DoctorArgs),
     /// Mount in the words of overlayfs: the mount program of podman, buildah, dockerd and containerd
     #[command(
         disable_help_flag = true,

@@ -18,6 +18,7 @@ use crate::store::{Access, Store};
 
 pub mod args;
 pub mod container;
+pub mod doctor;
 pub mod fsck;
 pub mod image;
 pub mod look;
@@ -183,6 +184,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ls(args) => look::ls(&Context::new(&cli.global)?, &args)?,
         Command::Cat(args) => look::cat(&Context::new(&cli.global)?, &args)?,
         Command::Fsck(args) => return fsck::run(&Context::new(&cli.global)?, &args),
+        Command::Doctor(args) => return doctor::run(&Context::new(&cli.global)?, &args),
         Command::System(command) => system::run(&Context::new(&cli.global)?, &command)?,
         Command::Volume(command) => volume::run(&Context::new(&cli.global)?, command)?,
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::engine::assemble::{OpenAs, open_path};
 use crate::engine::daemon::{self, Duty, Served};
 use crate::engine::settings::STOP_TIMEOUT;
-use crate::engine::{EngineError, OrFail, Result, log_sink};
+use crate::engine::{EngineError, OrFail, Result, host, log_sink};
 use crate::fs::{Fs, FsSpec};
 use crate::fuse::{self, MountOptions};
 use crate::layer::Layer;
@@ -235,7 +235,7 @@ fn check_separate(a: (&str, &Path), layer: &DirLayer, b: (&str, &Path), fd: Borr
 
 fn fuse_options(name: &str, options: &OverlayOptions) -> MountOptions {
     let is_root = proc::euid() == 0;
-    let allow_other = is_root || is_allowed_to_others();
+    let allow_other = is_root || host::is_allow_other_allowed();
     if !allow_other {
         tell(
             std::io::stderr(),
@@ -251,8 +251,4 @@ fn fuse_options(name: &str, options: &OverlayOptions) -> MountOptions {
         is_suid: is_root && !options.no_suid,
         is_dev: is_root && options.is_dev,
     }
-}
-
-fn is_allowed_to_others() -> bool {
-    fs::read_to_string("/etc/fuse.conf").is_ok_and(|t| t.lines().any(|line| line.trim() == "user_allow_other"))
 }

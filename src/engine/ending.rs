@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::PidfdFlags;
 
 use crate::store::container::{ContainerRecord, LIVE};
-use crate::store::{Store, StoreError, Wait, timestamp};
+use crate::store::{Mode, Store, StoreError, Wait, timestamp};
+use crate::sys::lock as sys_lock;
 use crate::sys::mount::{self as sys_mount, MountInfo, Standing, Unmount};
 
 use super::control::{self, Answer, Request};
@@ -245,16 +246,12 @@ impl<'a> AskedDaemon<'a> {
     /// Has it ended? Its lock is free, its process is gone, or the record tells of a mount after its own.
     fn is_gone(&self) -> Result<bool> {
         let Some(live) = &self.live else { return Ok(true) };
-        match rustix::fs::flock(live, rustix::fs::FlockOperation::NonBlockingLockShared) {
-            Ok(()) => {
-                // Looking must not keep a successor from starting.
-                rustix::fs::flock(live, rustix::fs::FlockOperation::Unlock)
-                    .map_err(std::io::Error::from)
-                    .or_fail(|| "cannot wait for the daemon")?;
-                return Ok(true);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(EngineError::failed("cannot wait for the daemon").because(std::io::Error::from(e))),
+        let what = || "cannot wait for the daemon";
+        let kind = self.store.lock_kind();
+        if sys_lock::acquire(live, kind, Mode::Shared, Wait::Try).map_err(std::io::Error::from).or_fail(what)? {
+            // Looking must not keep a successor from starting.
+            sys_lock::release(live, kind).map_err(std::io::Error::from).or_fail(what)?;
+            return Ok(true);
         }
         if self.has_process_ended(Duration::ZERO) {
             return Ok(true);

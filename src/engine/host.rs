@@ -25,6 +25,14 @@ pub fn default_root() -> Result<PathBuf> {
         .ok_or_else(|| EngineError::failed("there is no place for the store: HOME is not set").advise("use --root DIR"))
 }
 
+/// The configuration of fusermount3.
+pub const FUSE_CONF: &str = "/etc/fuse.conf";
+
+/// May ordinary users let others into their mounts?
+pub fn is_allow_other_allowed() -> bool {
+    fs::read_to_string(FUSE_CONF).is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
 /// The id of this boot.
 pub fn boot_id() -> Result<String> {
     proc::boot_id().or_fail(|| "cannot read the id of this boot")

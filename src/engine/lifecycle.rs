@@ -21,7 +21,7 @@ use crate::model::FsError;
 use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
 use crate::sys::inherited;
-use crate::sys::namespace::enter_private;
+use crate::sys::namespace::{enter_private, forbidden_by};
 use crate::sys::proc::{self, DaemonEnd, Fork};
 use crate::sys::signal;
 
@@ -212,9 +212,14 @@ fn bring_up(
 ) -> Result<Option<ExitStatus>> {
     if let Front::Command(_) = front {
         enter_private().map_err(|e| {
-            EngineError::failed("cannot make a mount namespace")
-                .because(e)
-                .advise("an ordinary user needs user namespaces for it (sysctl user.max_user_namespaces)")
+            let remedy = match forbidden_by() {
+                Some(sysctl) => {
+                    format!("{sysctl} forbids user namespaces, which an ordinary user needs: let root change it")
+                }
+                None => "an ordinary user needs user namespaces; in a container its engine may forbid them".to_owned(),
+            };
+            let without = "without a mount `mlfs ls`, `cat`, `export` and `layers` work";
+            EngineError::failed("cannot make a mount namespace").because(e).advise(format!("{remedy}; {without}"))
         })?;
     }
     record.mountpoint = Some(host::path_text(mountpoint)?);

@@ -9,6 +9,7 @@ pub mod control;
 pub mod copy;
 pub mod cp;
 pub mod daemon;
+pub mod doctor;
 pub mod ending;
 pub mod error;
 pub mod export;

@@ -232,14 +232,10 @@ fn check_io(mode: IoMode) -> Result<()> {
 }
 
 fn check_allow_other(is_asked: bool) -> Result<()> {
-    if !is_asked || host::caller().0 == 0 {
+    if !is_asked || host::caller().0 == 0 || host::is_allow_other_allowed() {
         return Ok(());
     }
-    let path = "/etc/fuse.conf";
-    let is_allowed = fs::read_to_string(path).is_ok_and(|t| t.lines().any(|line| line.trim() == "user_allow_other"));
-    if is_allowed {
-        return Ok(());
-    }
+    let path = host::FUSE_CONF;
     Err(EngineError::failed(format!("--allow-other is not allowed to ordinary users by {path}"))
         .advise(format!("let root add the line `user_allow_other` to {path}")))
 }

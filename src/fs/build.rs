@@ -22,6 +22,12 @@ pub enum BuildError {
         /// Why.
         error: FsError,
     },
+    /// An upper lies where there are no attributes for its marks.
+    #[error(
+        "the filesystem of its upper has no extended attributes, which hold whiteouts and owners; put the upper or the \
+         store elsewhere: `mlfs doctor DIR` tells what a directory can"
+    )]
+    NoAttributes,
     /// A mount point could not be found or made.
     #[error("mount point {target}: {error}")]
     Target {
@@ -45,7 +51,10 @@ pub enum BuildError {
 pub(super) fn build(spec: FsSpec) -> Result<Fs, BuildError> {
     let is_read_only = spec.root.is_read_only;
     let label = spec.root.label.clone();
-    let tree = Tree::new(spec.root).map_err(|error| BuildError::Branch { label, error })?;
+    let tree = Tree::new(spec.root).map_err(|error| match error {
+        FsError::Unsupported => BuildError::NoAttributes,
+        error => BuildError::Branch { label, error },
+    })?;
     let mut fs = Fs {
         tree,
         handles: super::handle::HandleTable::default(),

@@ -12,6 +12,7 @@ use super::io_choice::IoChoice;
 use super::session::Session;
 use crate::fs::Fs;
 use crate::sys::mount::{self as sys, FuseOptions, MountInfo, Unmount};
+use crate::sys::namespace;
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -30,14 +31,29 @@ pub struct MountOptions {
     pub is_dev: bool,
 }
 
+/// What is left to those who cannot mount.
+const WITHOUT: &str = "without a mount `mlfs ls`, `cat`, `export` and `layers` work";
+
 /// Why a mount failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// `/dev/fuse` cannot be opened.
     #[error(
-        "/dev/fuse cannot be opened ({0}); without it only `ls`, `cat`, `which` and `layers` work: ask for the fuse device, or load the fuse module"
+        "/dev/fuse cannot be opened ({0}); let root load the fuse module and allow the device to all (modprobe fuse; \
+         chmod 666 /dev/fuse), or start the container with --device /dev/fuse; {WITHOUT}"
     )]
     NoDevice(#[source] io::Error),
+    /// An ordinary user has no helper.
+    #[error(
+        "{target} cannot be mounted: an ordinary user needs fusermount3, which is not in PATH; let root install it \
+         (Debian: apt-get install fuse3){namespaces}; {WITHOUT}", target = target.display()
+    )]
+    NoHelper {
+        /// The mount point.
+        target: PathBuf,
+        /// What of user namespaces, the third way.
+        namespaces: String,
+    },
     /// None of the ways worked.
     #[error("{target} cannot be mounted: mount(2): {direct}; {helpers}", target = target.display())]
     Refused {
@@ -88,12 +104,23 @@ pub fn mount(target: &Path, options: &MountOptions) -> Result<FuseMount, MountEr
 
 fn by_helper(target: &Path, options: &FuseOptions, direct: io::Error) -> Result<OwnedFd, MountError> {
     let mut said = Vec::new();
+    let mut has_helper = false;
     for helper in ["fusermount3", "fusermount"] {
         match sys::mount_by_helper(OsStr::new(helper), target, options) {
             Ok(device) => return Ok(device),
             Err(error) if error.kind() == io::ErrorKind::NotFound => said.push(format!("{helper} is not in PATH")),
-            Err(error) => said.push(format!("{helper}: {error}")),
+            Err(error) => {
+                has_helper = true;
+                said.push(format!("{helper}: {error}"));
+            }
         }
+    }
+    if !has_helper {
+        let namespaces = match namespace::forbidden_by() {
+            None => ", or use a user namespace: `mlfs mount ... -- CMD`".to_owned(),
+            Some(sysctl) => format!(", or allow user namespaces, which {sysctl} forbids, for `mlfs mount ... -- CMD`"),
+        };
+        return Err(MountError::NoHelper { target: target.to_owned(), namespaces });
     }
     Err(MountError::Refused { target: target.to_owned(), direct, helpers: said.join("; ") })
 }

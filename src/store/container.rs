@@ -3,26 +3,25 @@
 //!
 //! A record is written with `incomplete` before anything else is made and without it when all is there: what a crash
 //! leaves incomplete is removed by the next command that can take its lock. Whether a container is mounted is never
-//! read from the record alone: the flock on `live`, held by its daemon, *is* its life; the record says where.
+//! read from the record alone: the lock on `live`, held by its daemon, *is* its life; the record says where.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::model::ids::IdMap;
 
 use super::error::At;
-use super::{Listing, Lock, Store, StoreError, Wait, atomic, layout, plain};
+use super::{Listing, Lock, Mode, Store, StoreError, Wait, atomic, layout, lock, plain};
 
 /// The upper in a container's folder.
 pub const UPPER: &str = "upper";
 /// Its work directory.
 pub const WORK: &str = "work";
-/// The file whose flock is the life of the container's daemon.
+/// The file whose lock is the life of the container's daemon.
 pub const LIVE: &str = "live";
 /// The log in a container's folder; the older half has `.1` appended.
 pub const LOG: &str = "mlfs.log";
@@ -354,11 +353,7 @@ impl Store {
             Err(e) => return Err(StoreError::reading("open", &path, e)),
         };
         // A shared lock: two commands that look at the same time must not take each other for the daemon.
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(e) => Err(e).reading("lock", &path),
-        }
+        Ok(!lock::acquire(&file, &path, self.lock_kind(), Mode::Shared, Wait::Try)?)
     }
 
     /// Takes the liveness lock for a daemon that is about to be: it is inherited by fork and freed by its end.
@@ -369,11 +364,10 @@ impl Store {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.writing("create", &path)?;
         for _ in 0..100 {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(5)),
-                Err(e) => return Err(e).reading("lock", &path),
+            if lock::acquire(&file, &path, self.lock_kind(), Mode::Exclusive, Wait::Try)? {
+                return Ok(file);
             }
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
         Err(StoreError::Locked { path })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::sys::lock::Kind;
+
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -70,6 +72,20 @@ pub enum StoreError {
     Locked {
         /// The lock file.
         path: PathBuf,
+    },
+    /// The filesystem refuses locks: nothing would keep two processes apart.
+    #[error(
+        "the filesystem of {} refuses {} locks; use a store on a local disk with --root, or have it mounted with locks \
+         (NFS: local_lock=all or nolock, for a store that one host uses; Lustre: flock)",
+        path.display(), match kind { Some(Kind::Flock) => "flock", Some(Kind::Fcntl) => "fcntl", None => "flock and fcntl" }
+    )]
+    NoLocks {
+        /// The lock file.
+        path: PathBuf,
+        /// The kind that the store uses; `None` where neither works.
+        kind: Option<Kind>,
+        /// The host's answer.
+        source: io::Error,
     },
     /// The store has no such thing.
     #[error("no {kind} {name} in the store {}", path.display())]

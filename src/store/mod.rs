@@ -34,6 +34,7 @@ pub use layout::Layout;
 pub use lock::{Lock, Mode, Wait};
 pub use publish::{Existing, Publication};
 
+use crate::sys::lock::Kind;
 use error::At;
 
 /// The format version this mlfs writes and the newest it reads.
@@ -44,9 +45,14 @@ const EMPTY_INDEX: &str =
 /// What `oci-layout` says.
 const OCI_LAYOUT_BYTES: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 /// Features that change the format so that older versions must not even read it.
-const INCOMPATIBLE: &[&str] = &[];
+const INCOMPATIBLE: &[&str] = &[FCNTL_LOCKS];
+/// The feature of a store that is locked by fcntl: it was made where flock is refused. Others lock by flock.
+const FCNTL_LOCKS: &str = "fcntl-locks";
 /// Features that older versions may read but not write.
 const READ_ONLY_COMPATIBLE: &[&str] = &[];
+
+/// The lock of those who make the store.
+const CREATE_LOCK: &str = "store-create";
 
 /// What the caller wants to do with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +74,12 @@ struct Meta {
     read_only_compatible: Vec<String>,
     #[serde(default)]
     incompatible: Vec<String>,
+}
+
+impl Meta {
+    fn locks(&self) -> Kind {
+        if self.incompatible.iter().any(|feature| feature == FCNTL_LOCKS) { Kind::Fcntl } else { Kind::Flock }
+    }
 }
 
 /// The records of one kind, and those among them that cannot be read: one of these must not hide the others.
@@ -103,6 +115,7 @@ impl<T> Listing<T> {
 pub struct Store {
     layout: Layout,
     access: Access,
+    locks: Kind,
 }
 
 impl Store {
@@ -113,10 +126,11 @@ impl Store {
     pub fn open(root: &Path, access: Access) -> Result<Self, StoreError> {
         // Containers change their working directory when they become daemons.
         let root = std::path::absolute(root).reading("find", root)?;
-        let store = Store { layout: Layout::new(root), access };
+        let mut store = Store { layout: Layout::new(root), access, locks: Kind::Flock };
         match store.load_meta()? {
             Some(meta) => {
                 store.check_meta(&meta)?;
+                store.locks = meta.locks();
                 // Copies of stores may lack empty folders.
                 if access == Access::Write && !store.layout.locks().is_dir() {
                     store.make_folders()?;
@@ -138,6 +152,11 @@ impl Store {
         self.layout.root()
     }
 
+    /// How its files are locked.
+    pub fn lock_kind(&self) -> Kind {
+        self.locks
+    }
+
     /// What the store was opened for.
     pub fn access(&self) -> Access {
         self.access
@@ -147,8 +166,8 @@ impl Store {
     pub fn lock(&self, mode: Mode, wait: Wait) -> Result<Lock, StoreError> {
         let path = self.layout.locks().join("store");
         match self.access {
-            Access::Write => Lock::take(&path, mode, wait),
-            Access::Read if mode == Mode::Shared => Lock::take_read_only(&path),
+            Access::Write => Lock::take(&path, self.locks, mode, wait),
+            Access::Read if mode == Mode::Shared => Lock::take_read_only(&path, self.locks),
             Access::Read => Err(StoreError::OpenedReadOnly { path: self.root().to_owned() }),
         }
     }
@@ -156,13 +175,13 @@ impl Store {
     /// The lock of a load, to be taken before it looks what the store has: nothing of that goes away until its end.
     pub fn lock_loads(&self) -> Result<Lock, StoreError> {
         self.check_writable()?;
-        Lock::take(&self.layout.locks().join("loads"), Mode::Shared, Wait::Block)
+        Lock::take(&self.layout.locks().join("loads"), self.locks, Mode::Shared, Wait::Block)
     }
 
     /// The exclusive lock of one record, `kind` being "container", "volume", ...; `id` must be a plain file name.
     pub fn lock_record(&self, kind: &str, id: &str, wait: Wait) -> Result<Lock, StoreError> {
         self.check_writable()?;
-        Lock::take(&self.layout.locks().join(format!("{kind}-{id}")), Mode::Exclusive, wait)
+        Lock::take(&self.layout.locks().join(format!("{kind}-{id}")), self.locks, Mode::Exclusive, wait)
     }
 
     /// Replaces the record `dir/name` (a folder of this store) by `value` as JSON; see [`atomic::replace`].
@@ -176,7 +195,7 @@ impl Store {
     /// Replaces the file `dir/name` (a folder of this store) by `bytes`; see [`atomic::replace`].
     pub fn replace(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.check_writable()?;
-        atomic::replace(&self.layout.staging(), dir, name, bytes)
+        atomic::replace(&self.layout.staging(), self.locks, dir, name, bytes)
     }
 
     /// Reads a JSON record; `None` when there is no such file, `Damaged` when it cannot be understood.
@@ -208,13 +227,13 @@ impl Store {
     /// A staging folder that disappears when dropped.
     pub fn stage(&self, hint: &str) -> Result<StagingDir, StoreError> {
         self.check_writable()?;
-        StagingDir::new(&self.layout.staging(), hint)
+        StagingDir::new(&self.layout.staging(), self.locks, hint)
     }
 
     /// Removes what dead processes left: staged files and folders, and locks of records that are gone.
     pub fn clear_leftovers(&self) -> Result<(), StoreError> {
         self.check_writable()?;
-        atomic::clear_abandoned(&self.layout.staging())?;
+        atomic::clear_abandoned(&self.layout.staging(), self.locks)?;
         let folder = atomic::Folder::open(&self.layout.locks())?;
         for name in folder.names()? {
             let record = match name.to_str().and_then(|name| name.split_once('-')) {
@@ -225,7 +244,7 @@ impl Store {
             let is_gone = || fs::symlink_metadata(&record).is_err_and(|e| e.kind() == ErrorKind::NotFound);
             // Who makes a record holds its lock before the record is there.
             if is_gone()
-                && let Ok(lock) = Lock::take(&folder.path(&name), Mode::Exclusive, Wait::Try)
+                && let Ok(lock) = Lock::take(&folder.path(&name), self.locks, Mode::Exclusive, Wait::Try)
                 && is_gone()
             {
                 lock.remove()?;
@@ -312,23 +331,40 @@ impl Store {
     }
 
     /// Makes the folders and records; `meta.json` last, it says that all is there. Safe for concurrent first users.
-    fn create(&self) -> Result<(), StoreError> {
+    fn create(&mut self) -> Result<(), StoreError> {
         self.check_foreign()?;
-        let root = self.root();
-        make_dir_all(root)?;
+        let root = self.root().to_owned();
+        make_dir_all(&root)?;
         self.make_folders()?;
-        let _lock = self.lock_record("store", "create", Wait::Block)?;
+        self.locks = self.choose_locks()?;
+        let _lock = Lock::take(&self.layout.locks().join(CREATE_LOCK), self.locks, Mode::Exclusive, Wait::Block)?;
         if let Some(meta) = self.load_meta()? {
+            self.locks = meta.locks();
             return self.check_meta(&meta);
         }
         let staging = self.layout.staging();
         // A store that has only lost its `meta.json` keeps the names of its images.
         for (name, bytes) in [(layout::OCI_LAYOUT, OCI_LAYOUT_BYTES), (layout::OCI_INDEX, EMPTY_INDEX)] {
             if fs::symlink_metadata(root.join(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
-                atomic::replace(&staging, root, name, bytes.as_bytes())?;
+                atomic::replace(&staging, self.locks, &root, name, bytes.as_bytes())?;
             }
         }
         self.write_meta()
+    }
+
+    /// The kind of lock for a new store; where there is none, what was made of the store goes again.
+    fn choose_locks(&self) -> Result<Kind, StoreError> {
+        let path = self.layout.locks().join(CREATE_LOCK);
+        let chosen = lock::probe(&path, lock::Make::Yes);
+        let Err(StoreError::NoLocks { kind, source, .. }) = chosen else { return chosen };
+        let removed = fs::remove_file(&path);
+        let folders = layout::FOLDERS.iter().rev().map(|(folder, _)| self.root().join(folder));
+        let all = folders.chain([self.root().to_owned()]);
+        // Whatever holds something was there before us.
+        for error in all.map(fs::remove_dir).chain([removed]).filter_map(Result::err) {
+            log::debug!("something of the store stays: {error}");
+        }
+        Err(StoreError::NoLocks { path: self.root().to_owned(), kind, source })
     }
 
     /// Writes `meta.json` as this mlfs makes it.
@@ -337,7 +373,7 @@ impl Store {
             version: FORMAT_VERSION,
             compatible: Vec::new(),
             read_only_compatible: Vec::new(),
-            incompatible: Vec::new(),
+            incompatible: if self.locks == Kind::Fcntl { vec![FCNTL_LOCKS.to_owned()] } else { Vec::new() },
         };
         self.replace_record(self.root(), layout::META, &meta)
     }
@@ -459,6 +495,28 @@ mod tests {
         let mut names: Vec<String> = names.filter(|name| !name.starts_with("store")).collect();
         names.sort();
         assert_eq!(names, ["container-held", "names-containers", "volume-there"]);
+    }
+
+    #[test]
+    fn a_store_that_is_locked_by_fcntl_keeps_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path(), Access::Write).unwrap());
+        fs::write(dir.path().join("meta.json"), "{\"version\":1,\"incompatible\":[\"fcntl-locks\"]}").unwrap();
+        let (one, two) =
+            (Store::open(dir.path(), Access::Write).unwrap(), Store::open(dir.path(), Access::Write).unwrap());
+        assert_eq!(one.lock_kind(), Kind::Fcntl);
+        let held = one.lock_record("container", "x", Wait::Try).unwrap();
+        assert!(matches!(two.lock_record("container", "x", Wait::Try), Err(StoreError::Locked { .. })));
+        rustix::fs::flock(held.file().unwrap(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        drop(held);
+        two.lock_record("container", "x", Wait::Try).unwrap();
+        let staged = one.stage("load").unwrap();
+        two.clear_leftovers().unwrap();
+        two.stage("other").unwrap();
+        assert!(staged.path().is_dir(), "another process removes what is being staged");
+        // Made anew, the record says the same: it is asked of the filesystem, which has flock here.
+        let checked = Store::open_to_check(dir.path(), Access::Write).unwrap().0;
+        assert_eq!(checked.lock_kind(), Kind::Fcntl);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Store {
     /// `load` is the lock of [`Store::lock_loads`].
     pub fn publish(&self, load: Lock) -> Result<Publication, StoreError> {
         self.sync()?;
-        let alone = Lock::take(&self.layout().locks().join("publish"), Mode::Exclusive, Wait::Block)?;
+        let alone = Lock::take(&self.layout().locks().join("publish"), self.lock_kind(), Mode::Exclusive, Wait::Block)?;
         Ok(Publication { layout: self.layout().clone(), files: Vec::new(), folders: Vec::new(), load, _alone: alone })
     }
 

@@ -8,11 +8,13 @@ use rustix::io::Errno;
 
 use crate::model::FsError;
 
+pub mod abilities;
 pub mod bind;
 pub mod data;
 pub mod dir;
 pub mod handle;
 pub mod inherited;
+pub mod lock;
 pub mod map;
 pub mod memory;
 pub mod mount;

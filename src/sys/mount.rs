@@ -6,13 +6,16 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
+
+use super::lock;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
@@ -37,9 +40,16 @@ pub struct FuseOptions {
     pub root_mode: u32,
 }
 
-/// Opens `/dev/fuse`.
+/// Opens `/dev/fuse`, if it is that device (misc 229, Documentation/admin-guide/devices.txt): some containers put
+/// something else there.
 pub fn open_fuse_device() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())
+    let file = File::options().read(true).write(true).open("/dev/fuse")?;
+    let stat = rustix::fs::fstat(&file)?;
+    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if !is_device || stat.st_rdev != rustix::fs::makedev(10, 229) {
+        return Err(io::Error::other("it is not the FUSE device"));
+    }
+    Ok(file.into())
 }
 
 /// Mounts by mount(2): needs root, or root in a user namespace that owns the mount namespace.
@@ -213,13 +223,28 @@ pub fn claim_mountpoint(target: &Path) -> io::Result<OwnedFd> {
     let dir = rustix::fs::open(target, flags, Mode::empty())?;
     let start = Instant::now();
     loop {
-        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(dir),
-            Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if start.elapsed() < CLAIM_PATIENCE => std::thread::sleep(Duration::from_millis(2)),
-            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::ResourceBusy.into()),
+        let claim = match lock::acquire(&dir, lock::Kind::Flock, lock::Mode::Exclusive, lock::Wait::Try) {
+            Ok(taken) => taken.then(|| dir.try_clone()).transpose()?,
+            Err(errno) if lock::is_unsupported(errno) => claim_by_name(&dir)?,
             Err(errno) => return Err(errno.into()),
+        };
+        match claim {
+            Some(claim) => return Ok(claim),
+            None if start.elapsed() < CLAIM_PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            None => return Err(io::ErrorKind::ResourceBusy.into()),
         }
+    }
+}
+
+/// Claims a directory whose filesystem has no flock: by a socket's name that one process of this host can have, and that
+/// ends with it. Nothing is left in the directory. `None` when another has it.
+fn claim_by_name(dir: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let stat = rustix::fs::fstat(dir)?;
+    let name = format!("mlfs-mount-{}-{}", stat.st_dev, stat.st_ino);
+    match UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+        Ok(claim) => Ok(Some(claim.into())),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

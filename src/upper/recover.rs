@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, unlinkat};
 use rustix::io::Errno;
 
 use crate::model::{FsError, Kind, Name};
-use crate::sys::Dir;
+use crate::sys::{Dir, lock};
 
 /// The folder for staging in a work directory; kernel overlayfs uses the same name.
 pub(super) const STAGE: &[u8] = b"work";
@@ -19,20 +19,19 @@ pub(super) const STAGE: &[u8] = b"work";
 pub(super) const LINKS: &[u8] = b"mlfs-links";
 /// The folder for hard-link groups in the form of kernel overlayfs, and its name for it.
 pub(super) const INDEX: &[u8] = b"index";
+/// The file that is locked where the directory itself cannot be.
+pub(super) const LOCK: &[u8] = lock::IN_DIRECTORY.as_bytes();
 /// How long a mount that has just ended may take to let go of its work directory.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Takes the lock by which an upper has one writer. `Busy` when another mount goes on holding it.
 pub(super) fn lock_work(work: &Arc<Dir>) -> Result<OwnedFd, FsError> {
-    let fd = work.open_readable()?;
     let start = Instant::now();
     loop {
-        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(fd),
-            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
-            Err(Errno::WOULDBLOCK) => return Err(FsError::Busy),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+        match lock::try_directory(work.open_readable()?, lock::Mode::Exclusive)? {
+            Some(held) => return Ok(held),
+            None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            None => return Err(FsError::Busy),
         }
     }
 }
@@ -46,7 +45,7 @@ fn open_work(path: &Path) -> Result<Arc<Dir>, FsError> {
 /// anything else, `NotDir` for what is none (a symlink included), `NotFound` for nothing.
 pub fn check_work(path: &Path) -> Result<(), FsError> {
     let entries = open_work(path)?.read_all()?;
-    if entries.iter().all(|entry| [STAGE, LINKS, INDEX].contains(&&*entry.name)) {
+    if entries.iter().all(|entry| [STAGE, LINKS, INDEX, LOCK].contains(&&*entry.name)) {
         Ok(())
     } else {
         Err(FsError::Exists)
@@ -66,6 +65,7 @@ pub fn discard_work(path: &Path) -> Result<(), FsError> {
     if let Some(index) = open_index(&work)? {
         clear_index(&index)?;
     }
+    remove(&work, Name::new(LOCK)?)?;
     for records in [LINKS, INDEX] {
         match unlinkat(&*work.open()?, Name::new(records)?.os(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}

@@ -8,8 +8,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Layout, Meta, OCI_LAYOUT_BYTES, READ_ONLY_COMPATIBLE, Store, StoreError, atomic, layout, plain};
+use super::{Access, CREATE_LOCK, Layout, Meta, OCI_LAYOUT_BYTES, READ_ONLY_COMPATIBLE, Store, StoreError};
+use super::{atomic, layout, lock, plain};
 use crate::model::finding::{Cure, Finding, Grade};
+use crate::sys::lock::Kind;
 
 pub mod content;
 pub mod images;
@@ -40,13 +42,14 @@ impl Store {
     /// Errors: `Newer` and `NotAStore`, since there is nothing that this mlfs could check.
     pub fn open_to_check(root: &Path, access: Access) -> Result<(Self, Readable, Vec<StoreFinding>), StoreError> {
         let root = std::path::absolute(root).map_err(|e| StoreError::reading("find", root, e))?;
-        let store = Store { layout: Layout::new(root), access };
+        let mut store = Store { layout: Layout::new(root), access, locks: Kind::Flock };
         let mut readable = Readable::Yes;
         let path = store.layout.meta();
         let mut findings = Vec::new();
         match store.load_record::<Meta>(&path) {
             Ok(Some(meta)) => {
-                Store { layout: store.layout.clone(), access: Access::Read }.check_meta(&meta)?;
+                Store { access: Access::Read, ..store.clone() }.check_meta(&meta)?;
+                store.locks = meta.locks();
                 if meta.read_only_compatible.iter().any(|f| !READ_ONLY_COMPATIBLE.contains(&f.as_str())) {
                     readable = Readable::ReadOnly;
                 }
@@ -63,6 +66,12 @@ impl Store {
                 findings.push(Finding::damage(path, "record", says, Cure::Repair(StoreRepair::WriteMeta)));
             }
             Err(error) => return Err(error),
+        }
+        // Without a record, what was chosen when the store was made is what its filesystem has.
+        if !findings.is_empty()
+            && let Ok(kind) = lock::probe(&store.layout.locks().join(CREATE_LOCK), lock::Make::No)
+        {
+            store.locks = kind;
         }
         Ok((store, readable, findings))
     }
@@ -134,7 +143,7 @@ impl Store {
         let staging = self.layout.staging();
         for name in list(&staging, "folder", findings) {
             let path = staging.join(name);
-            match atomic::is_abandoned(&path) {
+            match atomic::is_abandoned(&path, self.lock_kind()) {
                 Some(true) => {
                     let says = "a process that has ended was writing it; nothing of it was in use";
                     findings.push(Finding::leftover(path, "staging", says, StoreRepair::ClearStaging));
@@ -167,7 +176,7 @@ impl Store {
             }
             if let Some(record) = self.record_of_lock(&name)
                 && fs::symlink_metadata(&record).is_err_and(|e| e.kind() == ErrorKind::NotFound)
-                && atomic::is_abandoned(&path) == Some(true)
+                && atomic::is_abandoned(&path, self.lock_kind()) == Some(true)
             {
                 let says = "what it locked is gone";
                 findings.push(Finding::leftover(path, "lock", says, StoreRepair::RemoveLocks));

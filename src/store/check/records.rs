@@ -201,7 +201,7 @@ impl Store {
         let path = self.layout().locks().join(format!("{kind}-{id}"));
         match self.access() {
             Access::Write => !matches!(self.lock_record(kind, id, Wait::Try), Err(StoreError::Locked { .. })),
-            Access::Read => atomic::is_abandoned(&path) != Some(false),
+            Access::Read => atomic::is_abandoned(&path, self.lock_kind()) != Some(false),
         }
     }
 

@@ -139,7 +139,7 @@ impl Store {
                 }
                 self.make_folders()
             }
-            StoreRepair::ClearStaging => atomic::clear_abandoned(&self.layout().staging()),
+            StoreRepair::ClearStaging => atomic::clear_abandoned(&self.layout().staging(), self.lock_kind()),
             StoreRepair::EmptyTrash => self.clear_trash(),
             StoreRepair::RemoveLocks => self.clear_leftovers(),
             StoreRepair::MoveAside(path) => {

@@ -17,7 +17,7 @@ use crate::layer::whiteout::{Redirect, is_whiteout_device};
 use crate::model::finding::{Cure, Finding};
 use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
-use crate::sys::{Dir, FileId, Place};
+use crate::sys::{Dir, FileId, Place, lock};
 
 mod marks;
 mod records;
@@ -122,11 +122,7 @@ impl Checker {
     /// Is it mounted now?
     pub fn is_mounted(&self) -> Result<bool, FsError> {
         let Some(work) = &self.work else { return Ok(false) };
-        match rustix::fs::flock(work.open_readable()?, rustix::fs::FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(lock::try_directory(work.open_readable()?, lock::Mode::Shared)?.is_none())
     }
 
     /// Checks everything. `below`: the layers; `None` where they cannot be opened, then nothing is judged against them.

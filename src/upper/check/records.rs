@@ -17,7 +17,7 @@ use crate::model::{FsError, Kind, Name, NameBuf};
 use crate::sys::node::attr_of;
 use crate::sys::{Dir, FileId, Place};
 use crate::upper::links::{beside, is_recorded};
-use crate::upper::recover::{INDEX, LINKS, STAGE};
+use crate::upper::recover::{INDEX, LINKS, LOCK, STAGE};
 
 /// What a layer has of a hard-link group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +117,7 @@ impl Checker {
             let is_dir = Kind::from_mode(work.stat_child(name)?.st_mode) == Some(Kind::Dir);
             let is_ours = [STAGE, LINKS, INDEX].contains(&name.bytes());
             match (is_ours, is_dir) {
+                (false, false) if name.bytes() == LOCK => {}
                 (false, _) => {
                     findings.push(Finding::note(path, "work", "it is no part of a work directory; it is left alone"));
                 }
