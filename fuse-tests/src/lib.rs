@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod difficult;
 pub mod driver;
+pub mod ground;
 pub mod host;
 pub mod identity;
 pub mod image;

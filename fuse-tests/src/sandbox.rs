@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::ground::Ground;
 use crate::identity::{Identity, identity};
 
 /// A scratch folder. Dropping it unmounts everything below it, waits for the daemons and removes it.
@@ -29,13 +30,19 @@ impl Default for Sandbox {
 impl Sandbox {
     /// Makes a new sandbox below `MLFS_TEST_SCRATCH`, else the system's temporary folder.
     pub fn new() -> Sandbox {
+        Sandbox::on(Ground::Ordinary)
+    }
+
+    /// [`Sandbox::new`] on a filesystem of its own, mounted over its folder.
+    pub fn on(ground: Ground) -> Sandbox {
         let base = std::env::var_os("MLFS_TEST_SCRATCH").map_or_else(std::env::temp_dir, PathBuf::from);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = base.join(format!("mlfs-t-{}-{number}", std::process::id()));
         std::fs::create_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        // Other users must be able to walk in: some tests ask what they may do.
-        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         let sandbox = Sandbox { root, ground: None };
+        ground.mount_over(&sandbox.root);
+        // Other users must be able to walk in: some tests ask what they may do.
+        std::fs::set_permissions(&sandbox.root, std::fs::Permissions::from_mode(0o755)).expect("chmod");
         std::fs::set_permissions(sandbox.dir("run"), std::fs::Permissions::from_mode(0o700)).expect("chmod");
         sandbox.dir("home");
         sandbox

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use crate::cli::{Mlfs, Outcome};
 use crate::driver::{patiently, untouchable_of_store, with_own_root};
+use crate::ground::Ground;
 use crate::identity::{Identity, fuse_reason, identity};
 use crate::image::{image_layers, write_oci};
 use crate::layers::{Convention, LayerSpec};
@@ -24,11 +25,16 @@ pub struct World {
 
 /// Runs a test body in a world of its own; skips where FUSE cannot be mounted.
 pub fn world(body: impl FnOnce(&World)) {
+    world_on(Ground::Ordinary, body);
+}
+
+/// [`world`] on a filesystem of its own.
+pub fn world_on(ground: Ground, body: impl FnOnce(&World)) {
     check(|| {
         if let Some(reason) = fuse_reason() {
             skip(reason);
         }
-        let world = World { sandbox: Sandbox::new(), untouchable: Mutex::default() };
+        let world = World { sandbox: Sandbox::on(ground), untouchable: Mutex::default() };
         body(&world);
         world.assert_untouched();
     });
