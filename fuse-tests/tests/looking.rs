@@ -46,6 +46,21 @@ fn which_layer_provides_it() {
 }
 
 #[test]
+fn a_mountpoint_here_is_a_target_by_its_name() {
+    world(|w| {
+        load(w);
+        let mnt = w.sandbox.dir("here");
+        w.mlfs().ok(["mount", "--name", "box", "app", &mnt.display().to_string()]);
+        // Commands run in the sandbox's folder.
+        assert_eq!(w.mlfs().ok(["cat", "here", "/etc/conf"]), "from layer 2, longer");
+        w.mlfs().ok(["image", "tag", "app", "here"]);
+        assert!(w.mlfs().ok(["which", "here", "/etc/conf"]).contains("layer 2"), "an image comes first");
+        w.mlfs().ok(["umount", "box"]);
+        w.mlfs().fails(["cat", "nowhere", "/etc/conf"], 1, "no image nowhere in the store");
+    });
+}
+
+#[test]
 fn which_in_a_container() {
     world(|w| {
         load(w);

@@ -31,7 +31,7 @@ pub enum Target {
     Source(Source),
 }
 
-/// Finds a target: a container by name, a mountpoint, a source, else an image.
+/// Finds a target: a container by name, a mountpoint written as a path, a source, an image, else a mountpoint here.
 pub fn find(store: &Store, text: &str) -> Result<Target> {
     match store.find_container(text) {
         Ok(record) => return Ok(Target::Container(Box::new(record))),
@@ -43,7 +43,14 @@ pub fn find(store: &Store, text: &str) -> Result<Target> {
         return Ok(Target::Container(Box::new(record)));
     }
     match Source::parse(OsStr::new(text)) {
-        Ok(Source::Store(_)) => Ok(Target::Image(text.to_owned())),
+        Ok(Source::Store(_)) => match store.find_image(text) {
+            // `mnt` may be the directory here that something is mounted at.
+            Err(e) if e.is_not_found() => Ok(match state::find_by_mountpoint(store, Path::new(text))? {
+                Some(record) => Target::Container(Box::new(record)),
+                None => Target::Image(text.to_owned()),
+            }),
+            _ => Ok(Target::Image(text.to_owned())),
+        },
         Ok(source) => Ok(Target::Source(source)),
         // Perhaps a path below a mountpoint, or a name that no image can have.
         Err(_) => Err(EngineError::failed(format!("no image, container or mountpoint {text}"))
