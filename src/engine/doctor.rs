@@ -64,11 +64,23 @@ impl Check {
         Check { state, cost, remedy, ..self }
     }
 
-    fn of(name: &'static str, ability: Ability, state: State, cost: &'static str, remedy: &'static str) -> Self {
-        match ability {
-            Ok(()) => Check::new(name, "yes"),
+    /// What an attempt found: `value` if it went well.
+    fn tried(
+        name: &'static str,
+        value: &str,
+        attempt: Result<(), impl Into<std::io::Error>>,
+        state: State,
+        cost: &'static str,
+        remedy: &'static str,
+    ) -> Self {
+        match attempt {
+            Ok(()) => Check::new(name, value),
             Err(error) => Check::new(name, told(error)).lacking(state, cost, remedy),
         }
+    }
+
+    fn of(name: &'static str, ability: Ability, state: State, cost: &'static str, remedy: &'static str) -> Self {
+        Check::tried(name, "yes", ability, state, cost, remedy)
     }
 }
 
@@ -96,14 +108,14 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
     if direct.is_ok() {
         ways.push("mount(2)");
     }
-    checks.push(match direct {
-        Ok(()) => Check::new("mount(2)", "allowed"),
-        Err(error) => Check::new("mount(2)", told(error)).lacking(
-            State::Limited,
-            "mounts need fusermount3 or a user namespace",
-            "nothing to do for an ordinary user: the next two are his ways",
-        ),
-    });
+    checks.push(Check::tried(
+        "mount(2)",
+        "allowed",
+        direct,
+        State::Limited,
+        "mounts need fusermount3 or a user namespace",
+        "nothing to do for an ordinary user: the next two are his ways",
+    ));
     let helper = helper();
     if helper.state == State::Ok && has_device {
         ways.push("fusermount3");
@@ -113,15 +125,15 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
     if namespace.is_ok() {
         ways.push("mlfs mount ... -- CMD");
     }
-    checks.push(match namespace {
-        Ok(()) => Check::new("user namespaces", "a mount in one was tried and works"),
-        Err(error) => Check::new("user namespaces", told(error)).lacking(
-            State::Limited,
-            "`mlfs mount ... -- CMD` works only where another way to mount does",
-            "let root set the sysctls user.max_user_namespaces (above 0), kernel.unprivileged_userns_clone=1, \
-             kernel.apparmor_restrict_unprivileged_userns=0, as far as they exist",
-        ),
-    });
+    checks.push(Check::tried(
+        "user namespaces",
+        "a mount in one was tried and works",
+        namespace,
+        State::Limited,
+        "`mlfs mount ... -- CMD` works only where another way to mount does",
+        "let root set the sysctls user.max_user_namespaces (above 0), kernel.unprivileged_userns_clone=1, \
+         kernel.apparmor_restrict_unprivileged_userns=0, as far as they exist",
+    ));
     checks.extend([subordinate_ids(), allow_other(), passthrough(), open_files()]);
     let existing = existing_above(dir);
     let found = abilities::probe(&existing).or_fail(|| format!("cannot look at {}", existing.display()))?;
@@ -153,15 +165,15 @@ fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
 }
 
 fn fuse_device(opened: std::io::Result<()>) -> Check {
-    match opened {
-        Ok(()) => Check::new("/dev/fuse", "can be opened"),
-        Err(error) => Check::new("/dev/fuse", told(error)).lacking(
-            State::Missing,
-            "nothing can be mounted; ls, cat, which, layers, export and cp work",
-            "let root load the module (modprobe fuse) and allow the device to all (chmod 666 /dev/fuse); in a \
-             container, start it with --device /dev/fuse",
-        ),
-    }
+    Check::tried(
+        "/dev/fuse",
+        "can be opened",
+        opened,
+        State::Missing,
+        "nothing can be mounted; ls, cat, which, layers, export and cp work",
+        "let root load the module (modprobe fuse) and allow the device to all (chmod 666 /dev/fuse); in a \
+         container, start it with --device /dev/fuse",
+    )
 }
 
 /// A program of PATH.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::process::PidfdFlags;
 
 use crate::fs::Fs;
-use crate::fuse::{self, FuseMount, MountOptions};
+use crate::fuse::{self, FuseMount, MountOptions, WITHOUT};
 use crate::model::FsError;
 use crate::store::container::{self, ContainerRecord, LOG, MountedRecord};
 use crate::store::{Lock, Store, StoreError, Wait, timestamp};
@@ -218,8 +218,7 @@ fn bring_up(
                 }
                 None => "an ordinary user needs user namespaces; in a container its engine may forbid them".to_owned(),
             };
-            let without = "without a mount `mlfs ls`, `cat`, `export` and `layers` work";
-            EngineError::failed("cannot make a mount namespace").because(e).advise(format!("{remedy}; {without}"))
+            EngineError::failed("cannot make a mount namespace").because(e).advise(format!("{remedy}; {WITHOUT}"))
         })?;
     }
     record.mountpoint = Some(host::path_text(mountpoint)?);

@@ -35,7 +35,7 @@ mod server;
 pub mod session;
 
 pub use io_choice::IoChoice;
-pub use mount::{FuseMount, MountError, MountOptions, mount};
+pub use mount::{FuseMount, MountError, MountOptions, WITHOUT, mount};
 pub use session::{IoMeter, Session};
 
 use backing::{Opener, OpensBacking};

@@ -32,7 +32,7 @@ pub struct MountOptions {
 }
 
 /// What is left to those who cannot mount.
-const WITHOUT: &str = "without a mount `mlfs ls`, `cat`, `export` and `layers` work";
+pub const WITHOUT: &str = "without a mount `mlfs ls`, `cat`, `export` and `layers` work";
 
 /// Why a mount failed.
 #[derive(Debug, thiserror::Error)]

@@ -45,8 +45,7 @@ pub fn replace(staging: &Path, kind: Kind, dir: &Path, name: &str, bytes: &[u8])
 fn create_aside(staging: &Path, kind: Kind, name: &str) -> Result<(PathBuf, File), StoreError> {
     loop {
         let path = staging.join(fresh_name(name));
-        let file = create_locked(&path, kind)?;
-        if let Some(file) = file {
+        if let Some(file) = create_locked(&path, kind)? {
             return Ok((path, file));
         }
     }
@@ -144,18 +143,10 @@ fn open_lock(path: &Path, access: &mut fs::OpenOptions) -> std::io::Result<File>
     access.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
-/// The file that holds the lock of what is staged at `path`: itself, or the one beside a folder.
-fn lock_of(path: &Path) -> PathBuf {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => lock_beside(path),
-        _ => path.to_owned(),
-    }
-}
-
 /// Has the staged file or folder at `path` been left by a dead process? `None` for what can have no lock.
 pub(super) fn is_abandoned(path: &Path, kind: Kind) -> Option<bool> {
     let is_dir = fs::symlink_metadata(path).ok()?.is_dir();
-    let lock_path = lock_of(path);
+    let lock_path = if is_dir { lock_beside(path) } else { path.to_owned() };
     match open_lock(&lock_path, &mut File::options()) {
         // A folder's lock is made before it and removed after it.
         Err(e) if is_dir && e.kind() == ErrorKind::NotFound => Some(true),
